@@ -1,0 +1,162 @@
+"""What lies in object storage, and where: the layout of a job's folder and the manifests that make it trustworthy.
+
+    <output.uri>/<namespace>/<job>/<uid>/
+      data/train.jsonl, validation.jsonl, test.jsonl, tokenizer/, manifest.json     written by prepare
+      resolved.json                                                                 every value decided
+      checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
+      adapter/ or model/…, manifest.json                                            what is served
+      metrics.jsonl  evaluation.json
+      manifest.json                                                                 everything above; written last of all
+
+The digest of an artifact is the sha256 of the bytes of its folder's manifest.json.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.model import ApiModel, Digest, Uri
+from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.finetunejob import (
+    ArtifactStatus,
+    Choice,
+    EvaluationStatus,
+    ResolvedBaseModel,
+    SplitStatistics,
+)
+from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
+
+MANIFEST = "manifest.json"
+RESOLVED = "resolved.json"
+DATA = "data"
+TOKENIZER = "data/tokenizer"
+CHECKPOINTS = "checkpoints"
+ADAPTER = "adapter"
+MODEL = "model"
+METRICS = "metrics.jsonl"
+EVALUATION = "evaluation.json"
+
+
+def job_folder(output_uri: str, namespace: str, job: str, uid: str) -> str:
+    """URI of a job's folder, without a trailing slash."""
+    return f"{output_uri.rstrip('/')}/{namespace}/{job}/{uid}"
+
+
+def checkpoint_folder(step: int) -> str:
+    """Key of a checkpoint's folder below the job's."""
+    return f"{CHECKPOINTS}/step-{step:06d}"
+
+
+class FileEntry(ApiModel):
+    """One file of a folder."""
+
+    path: str
+    """Path below the folder, with '/'."""
+    size: int
+    """Bytes."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Hex digest of the bytes."""
+
+
+class Manifest(ApiModel):
+    """Lists every file of a folder; written last, so that a folder without a valid one does not exist."""
+
+    kind: Literal["Data", "Checkpoint", "Adapter", "Model", "Job"]
+    """What the folder holds."""
+    files: list[FileEntry]
+    """Every file but the manifest, sorted by path."""
+    base_model: ResolvedBaseModel | None = None
+    """Adapter: the base it belongs to."""
+    step: int | None = None
+    """Checkpoint: optimiser step."""
+    job: "JobRecord | None" = None
+    """Job: how it came to be, and what came out."""
+
+
+class JobRecord(ApiModel):
+    """How an artifact came to be; the collect stage reads the job's outcome from it."""
+
+    namespace: str
+    name: str
+    uid: str
+    image: str
+    """Trainer image, pinned by digest."""
+    versions: dict[str, str]
+    """Versions of the libraries that made it."""
+    resolved_digest: Digest
+    """sha256 of resolved.json."""
+    data_digest: Digest
+    """sha256 of data/manifest.json."""
+    artifact: ArtifactStatus
+    evaluation: EvaluationStatus | None
+    gate_passed: bool
+    trained_tokens: int
+    steps: int
+
+
+class ResolvedTraining(ApiModel):
+    """Hyperparameters with nothing left out. Batch sizes count rows, or packed sequences."""
+
+    epochs: float | None
+    max_steps: int | None
+    steps: int
+    """Optimiser steps in all, however they were asked for."""
+    learning_rate: float
+    batch_size: int
+    micro_batch_size: int
+    max_length: int
+    scheduler: Literal["Cosine", "Linear", "Constant"]
+    warmup_ratio: float
+    weight_decay: float
+    adam_beta2: float
+    max_grad_norm: float
+    gradient_checkpointing: bool
+    precision: Literal["BFloat16", "Float32", "Auto"]
+    """Auto: BFloat16 where the device has it; only the train pod can see the device."""
+    seed: int
+    checkpoint_every_steps: int
+    packing: bool
+    assistant_only_loss: bool
+
+
+class ResolvedAdapterSpec(ApiModel):
+    """Adapter settings with nothing left out; for Full only the type counts."""
+
+    type: Literal["Full", "LoRA", "QLoRA"]
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+    target_modules: list[str] = ["all-linear"]
+
+
+class PreparedSplit(ApiModel):
+    """A prepared file: JSON lines, each {"messages": […]}, {"prompt", "completion"} or {"text"}."""
+
+    file: str
+    """Path below the job's folder, for example data/train.jsonl."""
+    sha256: str
+    statistics: SplitStatistics
+
+
+class Resolved(ApiModel):
+    """resolved.json: what the train stage reads, beside the prepared data, and nothing else."""
+
+    namespace: str
+    name: str
+    uid: str
+    method: Literal["sft", "cpt"]
+    format: Literal["Messages", "PromptCompletion", "Text"]
+    """Shape of the prepared rows (Alpaca becomes PromptCompletion)."""
+    base_model: ResolvedBaseModel
+    from_config: FromConfig | None = None
+    dataset: DatasetSpec
+    splits: list[PreparedSplit]
+    data_digest: Digest
+    """sha256 of data/manifest.json."""
+    adapter: ResolvedAdapterSpec
+    training: ResolvedTraining
+    evaluation: EvaluationSpec
+    """metrics and max_new_tokens filled in."""
+    choices: list[Choice]
+    output_folder: Uri
+    """The job's folder."""

@@ -1,0 +1,149 @@
+"""Between operator and pods: paths, environment and JSON. Any image that keeps this may replace the trainer.
+
+In: ``job.json`` from an immutable ConfigMap, secret files, ``--stage`` and ``--attempt`` arguments. Progress: POSTs to the
+report server (:data:`REPORT_PATH`), in the Kubeflow trainerStatus shape. Out: a :class:`Summary` as termination message.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from finetune_api.model import ApiModel, Digest, Message, Uri
+from finetune_api.v1alpha1.finetunejob import (
+    ArtifactStatus,
+    Checkpoint,
+    DatasetStatus,
+    EvaluationStatus,
+    FineTuneJobSpec,
+    JobError,
+    PlanStatus,
+    ResolvedBaseModel,
+    TrainerStatus,
+)
+from finetune_api.v1alpha1.references import ModelRef, SecretRef
+
+CONFIG_FILE = "/etc/finetune/job.json"
+SECRETS_DIR = "/var/run/finetune/secrets"
+"""One folder per Secret: SECRETS_DIR/<secret name>/<key>."""
+SOURCES_DIR = "/var/run/finetune/sources"
+"""ConfigMap and volume sources: SOURCES_DIR/<train|validation|test>/<key or path>."""
+WORK_DIR = "/work"
+"""Writable scratch space (emptyDir)."""
+TERMINATION_LOG = "/dev/termination-log"
+MAX_SUMMARY_BYTES = 3072
+SECRET_WAIT_SECONDS = 45
+"""How long a program waits for the keys of an optional Secret volume before it exits SecretNotFound."""
+
+REPORT_AUDIENCE = "finetune.dev/report"
+TOKEN_FILE = "/var/run/finetune/token/token"
+REPORT_CA_FILE = "/var/run/finetune/report-ca/ca.crt"
+REPORT_URL_ENV = "KUBEFLOW_TRAINER_SERVER_URL"
+REPORT_TOKEN_ENV = "KUBEFLOW_TRAINER_SERVER_TOKEN"
+REPORT_CA_ENV = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
+REPORT_PATH = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs/{name}/status"
+POOL_REPORT_PATH = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/pools/{name}/report"
+MAX_REPORT_BYTES = 65_536
+
+Stage = Literal["Prepare", "Train", "Collect"]
+
+
+class JobConfig(ApiModel):
+    """job.json: the spec as written, and what the operator resolved; immutable for the life of the job."""
+
+    namespace: str
+    name: str
+    uid: str
+    spec: FineTuneJobSpec
+    base_model: ResolvedBaseModel
+    """The address behind uri or jobRef; empty for fromConfig."""
+    image: str
+    """Trainer image."""
+
+
+class Report(ApiModel):
+    """Body of a progress POST. Unknown members are ignored, as a stock KubeflowCallback sends only trainerStatus."""
+
+    trainer_status: TrainerStatus
+    checkpoints: Annotated[list[Checkpoint], Field(max_length=16)] | None = None
+    """Newest committed checkpoints, oldest first."""
+    resumed_from_step: int | None = None
+    """Step this attempt went on from."""
+
+
+class Prepared(ApiModel):
+    """Outcome of the prepare stage."""
+
+    dataset: DatasetStatus
+    plan: PlanStatus
+
+
+class Trained(ApiModel):
+    """Outcome of the train (or collect) stage. Published; the gate's verdict is inside."""
+
+    artifact: ArtifactStatus
+    evaluation: EvaluationStatus | None = None
+    gate_passed: bool
+    """True also where the spec has no gate."""
+    trained_tokens: int
+    steps: int
+    loss: float | None = None
+    """Last training loss."""
+
+
+class Summary(ApiModel):
+    """The termination message, at most MAX_SUMMARY_BYTES of JSON. Exit code 0 if and only if ``error`` is None."""
+
+    stage: Stage
+    error: JobError | None = None
+    """code is one of reasons.EXIT_CODES; the exit code is that reason's."""
+    prepared: Prepared | None = None
+    trained: Trained | None = None
+
+
+class DesiredAdapter(ApiModel):
+    """An adapter a pool shall serve."""
+
+    deployment: str
+    """Name of its AdapterDeployment."""
+    model: str
+    """Public model name; unique within the pool."""
+    uri: Uri
+    digest: Digest
+    secret_ref: SecretRef | None = None
+
+
+class DesiredPool(ApiModel):
+    """The reply to a pool report, and pool.json of the pool's ConfigMap (for cold starts)."""
+
+    namespace: str
+    pool: str
+    """Name of the Deployment."""
+    base_model: ModelRef
+    adapters: Annotated[list[DesiredAdapter], Field(max_length=256)]
+
+
+class LoadedAdapter(ApiModel):
+    """What a gateway has of one AdapterDeployment."""
+
+    deployment: str
+    desired_digest: Digest
+    """Digest this report is about."""
+    state: Literal["Loading", "Loaded", "Failed"]
+    digest: Digest | None = None
+    """Digest the public name answers with now; after a failed load the earlier one."""
+    reason: str | None = None
+    """Failed: DigestMismatch, BaseModelMismatch, RankTooHigh, AdapterInvalid, ArtifactNotFound, AccessDenied, StorageUnavailable,
+    SecretNotFound, ServerError."""
+    message: Message | None = None
+    """Failed: a sentence that names both values."""
+    load_seconds: float | None = None
+    """From knowing of it to its first answer."""
+
+
+class PoolReport(ApiModel):
+    """What a gateway tells every 2 s and on change."""
+
+    pod: str
+    ready: bool
+    """The base answers and every desired adapter was tried."""
+    adapters: Annotated[list[LoadedAdapter], Field(max_length=256)]

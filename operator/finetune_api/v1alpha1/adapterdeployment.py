@@ -1,0 +1,189 @@
+"""AdapterDeployment: a tuned adapter (or model) that serves traffic."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.conditions import Conditions
+from finetune_api.model import ApiModel, Digest, Message, NotYet, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.references import JobRef, ModelRef, PodOptions, Resources, SecretRef
+
+
+class AdapterRef(ApiModel):
+    """The adapter to serve."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("uri", "jobRef"),
+            (
+                "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+')",
+                "uri is s3://bucket/folder of an adapter artifact",
+            ),
+            (
+                "has(self.uri) == has(self.digest)",
+                "uri and digest belong together: digest is the sha256 of the folder's manifest.json",
+            ),
+        )
+    )
+
+    uri: Uri | None = None
+    """s3://bucket/…/adapter."""
+    digest: Digest | None = None
+    """sha256 of the folder's manifest.json."""
+    job_ref: JobRef | None = None
+    """The newest Complete FineTuneJob of that name whose gate passed; waits for it, and survives its deletion."""
+
+
+class TransformersRuntime(ApiModel):
+    """The bundled transformers + PEFT server; runs on CPU."""
+
+    image: ShortText | None = None
+    """Image of the server; left out, the operator's trainer image."""
+    resources: Resources | None = None
+    """What the server asks for; left out, 1 core and 2Gi."""
+    max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
+    """Highest adapter rank accepted; left out, 64."""
+    pod: PodOptions | None = None
+    """Where the server's pods run."""
+
+
+class Runtime(ApiModel):
+    """What runs the model; exactly one member."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("transformers", "vllm", "provider")))
+
+    transformers: TransformersRuntime | None = None
+    """transformers + PEFT on CPU."""
+    vllm: NotYet | None = None
+    """vLLM on GPU; not supported yet."""
+    provider: NotYet | None = None
+    """A provider's endpoint; not supported yet."""
+
+
+class Server(ApiModel):
+    """The model server; AdapterDeployments with the same server settings share its pods."""
+
+    base_model: ModelRef | None = None
+    """The base; needed with adapter.uri, taken from the job with adapter.jobRef."""
+    runtime: Runtime = Runtime(transformers=TransformersRuntime())
+    """What runs the model; left out, transformers."""
+    pool: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None = None
+    """Name that keeps deployments apart which could share pods; left out, default."""
+    replicas: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Pods; of those who share a pool, the largest wins; left out, 1."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read base and adapter; with a jobRef left out, that job's output secret."""
+    service_account_name: ShortText | None = None
+    """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
+
+
+class Traffic(ApiModel):
+    """Under which name requests arrive."""
+
+    model: ShortText | None = None
+    """Public model name; left out, the name of the AdapterDeployment."""
+    split: Annotated[list[NotYet], Field(max_length=8)] | None = None
+    """Shares of the traffic; not supported yet."""
+
+
+class AdapterDeploymentSpec(ApiModel):
+    """One adapter under one public name."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "has(self.adapter.jobRef) || (has(self.server) && has(self.server.baseModel))",
+                "adapter.uri needs server.baseModel: the model it was trained on",
+            ),
+            (
+                "!has(self.server) || !has(self.server.baseModel) || has(self.adapter.uri)",
+                "with adapter.jobRef leave server.baseModel out: it is the job's",
+            ),
+        )
+    )
+
+    adapter: AdapterRef
+    """The adapter to serve."""
+    server: Server | None = None
+    """The model server."""
+    mode: Literal["Adapter", "Merged"] | None = None
+    """Adapter (left out) hot-loads it beside others; Merged is not supported yet."""
+    traffic: Traffic | None = None
+    """Public model name."""
+    rollout: NotYet | None = None
+    """Stepwise rollout; not supported yet."""
+    autoscaling: NotYet | None = None
+    """Autoscaling; not supported yet."""
+
+
+class PodAdapter(ApiModel):
+    """What one server pod said about this adapter."""
+
+    pod: Annotated[str, Field(max_length=253)]
+    """Name of the pod."""
+    state: Literal["Starting", "Loaded", "Failed"]
+    """Starting: the pod has not reported yet."""
+    digest: Annotated[str, Field(max_length=71)] | None = None
+    """Digest the pod answers with now: after a failed load the earlier one."""
+    message: Message | None = None
+    """Why it failed."""
+
+
+class ResolvedAdapter(ApiModel):
+    """An adapter pinned by digest, with its base."""
+
+    uri: Uri
+    """s3://bucket/…/adapter."""
+    digest: Digest
+    """sha256 of its manifest.json."""
+    base_model: ModelRef
+    """The base it was trained on."""
+    job_uid: Annotated[str, Field(max_length=64)] | None = None
+    """uid of the job that made it."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read both."""
+
+
+class AdapterDeploymentStatus(ApiModel):
+    """What is served."""
+
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
+    """Generation this status is about."""
+    conditions: Conditions | None = None
+    """Ready, Reconciling, Stalled."""
+    state: Annotated[str, Field(max_length=64)] | None = None
+    """One word for the column."""
+    message: Message | None = None
+    """The most telling condition's sentence, for the column."""
+    model: Annotated[str, Field(max_length=256)] | None = None
+    """Public model name."""
+    url: Uri | None = None
+    """Base URL for OpenAI clients, ending in /v1."""
+    pool: Annotated[str, Field(max_length=63)] | None = None
+    """Name of the Deployment that serves it."""
+    adapter: ResolvedAdapter | None = None
+    """What the reference resolved to; kept when the job is deleted."""
+    replicas: Annotated[int, Field(ge=0)] | None = None
+    """Pods that exist."""
+    ready_replicas: Annotated[int, Field(ge=0)] | None = None
+    """Ready pods that answer with this digest."""
+    pods: Annotated[list[PodAdapter], Field(max_length=64)] | None = None
+    """One entry per server pod."""
+
+
+class AdapterDeployment(ApiModel):
+    """Serves a tuned adapter on its base model behind an OpenAI-compatible endpoint."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40",
+                "metadata.name must be a DNS label: at most 40 characters of a-z, 0-9 and '-', beginning with a letter",
+            ),
+        )
+    )
+
+    spec: AdapterDeploymentSpec
+    """What to serve."""
+    status: AdapterDeploymentStatus | None = None
+    """What is served."""

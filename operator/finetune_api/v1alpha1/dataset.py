@@ -1,0 +1,132 @@
+"""Where rows come from, what shape they have, how they are split and checked."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, Name, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.references import SecretRef
+
+Format = Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "Text"]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ConfigMapSource(ApiModel):
+    """A small dataset in a ConfigMap of the same namespace."""
+
+    name: Name
+    """Name of the ConfigMap."""
+    key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
+    """Key that holds the JSON lines."""
+
+
+class PersistentVolumeClaimSource(ApiModel):
+    """A file on a volume of the same namespace, mounted read-only."""
+
+    claim_name: Name
+    """Name of the PersistentVolumeClaim."""
+    path: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Path of the file below the volume's root."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!self.path.startsWith('/') && !self.path.contains('..')",
+                "path is relative to the volume's root, without '..'",
+            ),
+        )
+    )
+
+
+class Source(ApiModel):
+    """One file of JSON lines."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("uri", "configMap", "persistentVolumeClaim"),
+            (
+                "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+')",
+                "uri is s3://bucket/key; other stores are not supported yet",
+            ),
+            ("!has(self.secretRef) || has(self.uri)", "secretRef belongs to a uri"),
+        )
+    )
+
+    uri: Uri | None = None
+    """s3://bucket/key of a .jsonl file."""
+    config_map: ConfigMapSource | None = None
+    """A key of a ConfigMap."""
+    persistent_volume_claim: PersistentVolumeClaimSource | None = None
+    """A file on a volume."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read the uri."""
+
+
+class Split(ApiModel):
+    """Fractions cut from the training rows by a seeded shuffle."""
+
+    validation: Fraction | None = None
+    """Share of the rows watched during training, for example 0.1."""
+    test: Fraction | None = None
+    """Share of the rows held out for the evaluation, for example 0.1."""
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    """Seed of the shuffle; left out, training.seed."""
+
+
+class Columns(ApiModel):
+    """The dataset's own column names, where they differ from the format's."""
+
+    messages: ShortText | None = None
+    """Column holding the list of messages."""
+    prompt: ShortText | None = None
+    """Column holding the prompt (Alpaca: instruction)."""
+    completion: ShortText | None = None
+    """Column holding the answer (Alpaca: output)."""
+    text: ShortText | None = None
+    """Column holding raw text."""
+
+
+class Quality(ApiModel):
+    """What happens to rows that should not be trained on."""
+
+    deduplicate: Literal["None", "Exact"] | None = None
+    """Exact drops rows that repeat an earlier one; left out, Exact. A row in test or validation is never kept in train."""
+    on_invalid_row: Literal["Fail", "Drop"] | None = None
+    """Fail refuses the dataset, naming file, line and field; Drop leaves the rows out and counts them. Left out, Fail."""
+
+
+class DatasetSpec(ApiModel):
+    """The rows to learn from."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.split) || !has(self.split.validation) || !has(self.validation)",
+                "validation is a source or a share of the split, not both",
+            ),
+            (
+                "!has(self.split) || !has(self.split.test) || !has(self.test)",
+                "test is a source or a share of the split, not both",
+            ),
+            (
+                "!has(self.split) || (has(self.split.validation) ? self.split.validation : 0.0)"
+                " + (has(self.split.test) ? self.split.test : 0.0) < 1.0",
+                "the split must leave rows to train on",
+            ),
+        )
+    )
+
+    train: Source
+    """Rows to train on."""
+    validation: Source | None = None
+    """Rows watched during training."""
+    test: Source | None = None
+    """Rows held out for the evaluation."""
+    split: Split | None = None
+    """Cut validation and test from the training rows instead."""
+    format: Format | None = None
+    """Shape of a row; left out or Auto, told by the first row's fields."""
+    columns: Columns | None = None
+    """Column names that differ from the format's."""
+    quality: Quality | None = None
+    """Duplicates and invalid rows."""

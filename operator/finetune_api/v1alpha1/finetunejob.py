@@ -1,0 +1,383 @@
+"""FineTuneJob: data and a base model in, a tuned, evaluated, checksummed artifact out."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.conditions import Conditions
+from finetune_api.model import ApiModel, Digest, Message, NotYet, ShortText, Timestamp, Uri, cel, exactly_one
+from finetune_api.v1alpha1.adapterdeployment import Server, Traffic
+from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
+from finetune_api.v1alpha1.training import AdapterSpec, BaseModelSpec, EvaluationSpec, MethodSpec, TrainingSpec
+
+Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
+Metrics = Annotated[dict[str, float], Field(max_length=32)]
+
+
+class OutputSpec(ApiModel):
+    """Where the artifact goes."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "self.uri.matches('^s3://[^/]+')",
+                "uri is s3://bucket or s3://bucket/folder; other stores are not supported yet",
+            ),
+        )
+    )
+
+    uri: Uri
+    """s3://bucket/folder; the job writes below <uri>/<namespace>/<job>/<uid>/."""
+    secret_ref: SecretRef | None = None
+    """Credentials to write it."""
+
+
+class KubernetesBackend(ApiModel):
+    """Run in pods of this cluster."""
+
+    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
+    """GPUs (nvidia.com/gpu) of the train pod, 0 or 1; left out, 0."""
+    image: ShortText | None = None
+    """Trainer image; any image that keeps the pod contract (docs/pod-contract.md)."""
+    resources: Resources | None = None
+    """What the train container asks for."""
+    service_account_name: ShortText | None = None
+    """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
+    pod: PodOptions | None = None
+    """Where the pods run."""
+
+
+class BackendSpec(ApiModel):
+    """Where it runs; exactly one member."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("kubernetes", "vertex", "openai")))
+
+    kubernetes: KubernetesBackend | None = None
+    """Pods of this cluster."""
+    vertex: NotYet | None = None
+    """Vertex AI; not supported yet."""
+    openai: NotYet | None = None
+    """An OpenAI-compatible service; not supported yet."""
+
+
+class DeployTemplate(ApiModel):
+    """An AdapterDeployment's spec without the adapter: that is this job's."""
+
+    server: Server | None = None
+    """The model server."""
+    traffic: Traffic | None = None
+    """Public model name."""
+
+
+class DeploySpec(ApiModel):
+    """Create an AdapterDeployment when the gate has passed."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z]([-a-z0-9]*[a-z0-9])?$")]
+    """Name of the AdapterDeployment; one that exists is left alone (condition DeployConflict)."""
+    template: DeployTemplate | None = None
+    """Its settings."""
+
+
+class FineTuneJobSpec(ApiModel):
+    """What to do. Needed are baseModel, dataset.train and output; frozen once the job has started, but for suspend, cancel,
+    ttlSecondsAfterFinished and deploy."""
+
+    base_model: BaseModelSpec
+    """The model to start from."""
+    dataset: DatasetSpec
+    """The rows to learn from."""
+    method: MethodSpec | None = None
+    """What is learned; left out, sft."""
+    adapter: AdapterSpec | None = None
+    """Which weights learn; left out, LoRA (cpt: Full)."""
+    training: TrainingSpec | None = None
+    """Hyperparameters."""
+    evaluation: EvaluationSpec | None = None
+    """Comparison with the base, and the gate."""
+    output: OutputSpec
+    """Where the artifact goes."""
+    deploy: DeploySpec | None = None
+    """Serve it when the gate has passed."""
+    backend: BackendSpec | None = None
+    """Where it runs; left out, kubernetes."""
+    suspend: bool = False
+    """Stop with a checkpoint and free the GPU; false goes on from there."""
+    cancel: bool = False
+    """End the job; checkpoints are kept. Cannot be unset."""
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
+    """Seconds after startTime at which an unfinished job ends as DeadlineExceeded."""
+    ttl_seconds_after_finished: Seconds | None = None
+    """Seconds after its end at which the job object is deleted; artifact and deployments stay."""
+    max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
+    """New attempts after failures where a retry can help; left out, 3. Lost pods do not count (at most 5)."""
+
+
+class TrainerMetric(ApiModel):
+    """A figure of the running training."""
+
+    name: Annotated[str, Field(max_length=128)]
+    """Name, for example loss."""
+    value: Annotated[str, Field(max_length=64)]
+    """Value as text."""
+
+
+class TrainerStatus(ApiModel):
+    """Progress, in the shape of the Kubeflow Trainer's trainerStatus (KEP-2779)."""
+
+    progress_percentage: Annotated[int, Field(ge=0, le=100)] | None = None
+    """Share of the steps done."""
+    estimated_remaining_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Seconds left at the current speed."""
+    metrics: Annotated[list[TrainerMetric], Field(max_length=64)] | None = None
+    """Latest figures."""
+    last_updated_time: Timestamp | None = None
+    """When the pod said so."""
+
+
+class Checkpoint(ApiModel):
+    """A committed checkpoint."""
+
+    step: Annotated[int, Field(ge=0)]
+    """Optimiser step."""
+    uri: Uri
+    """Its folder."""
+    created_at: Timestamp
+    """When its manifest was written."""
+
+
+class Attempt(ApiModel):
+    """One run of a stage's pod."""
+
+    stage: Literal["Prepare", "Train", "Collect"]
+    """Stage."""
+    number: Annotated[int, Field(ge=1, le=100)]
+    """Count within the stage, from 1."""
+    start_time: Timestamp | None = None
+    """When its Job was created."""
+    completion_time: Timestamp | None = None
+    """When it ended."""
+    outcome: Annotated[str, Field(max_length=64)] | None = None
+    """Succeeded, or the reason it ended."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What was seen, and what the next attempt changes."""
+    counts: bool = True
+    """Whether it counts against maxRetries; a lost pod does not."""
+
+
+class Choice(ApiModel):
+    """A value the spec left out."""
+
+    field: Annotated[str, Field(max_length=128)]
+    """Path below spec, for example training.learningRate."""
+    value: Annotated[str, Field(max_length=256)]
+    """What was chosen."""
+    reason: Annotated[str, Field(max_length=512)]
+    """Why."""
+
+
+class SplitStatistics(ApiModel):
+    """One prepared split."""
+
+    name: Literal["train", "validation", "test"]
+    """Which."""
+    rows: Annotated[int, Field(ge=0)]
+    """Rows kept."""
+    tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of all rows, at most maxLength each."""
+    longest: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of the longest row before cutting."""
+    truncated: Annotated[int, Field(ge=0)] | None = None
+    """Rows longer than maxLength."""
+
+
+class DatasetStatus(ApiModel):
+    """What the prepare stage found."""
+
+    format: Annotated[str, Field(max_length=64)]
+    """Shape of the rows."""
+    splits: Annotated[list[SplitStatistics], Field(max_length=3)]
+    """The prepared splits."""
+    duplicates: Annotated[int, Field(ge=0)] = 0
+    """Rows left out because they repeat another."""
+    invalid: Annotated[int, Field(ge=0)] = 0
+    """Rows left out because they are invalid (onInvalidRow: Drop)."""
+    resolved_digest: Digest | None = None
+    """sha256 of resolved.json, which names every prepared file with its own sha256."""
+
+
+class PlanStatus(ApiModel):
+    """What was decided before training."""
+
+    choices: Annotated[list[Choice], Field(max_length=32)]
+    """Values the spec left out."""
+    steps: Annotated[int, Field(ge=0)] | None = None
+    """Optimiser steps."""
+
+
+class GateResult(ApiModel):
+    """One gate rule's verdict."""
+
+    metric: Annotated[str, Field(max_length=64)]
+    """Metric."""
+    passed: bool
+    """Whether it held."""
+    message: Annotated[str, Field(max_length=512)]
+    """The figures it was decided on."""
+
+
+class EvaluationStatus(ApiModel):
+    """Base and tuned model on the same held-out rows."""
+
+    split: Annotated[str, Field(max_length=32)]
+    """Which rows."""
+    rows: Annotated[int, Field(ge=0)]
+    """How many."""
+    base: Metrics | None = None
+    """The base's figures."""
+    tuned: Metrics
+    """The tuned model's figures."""
+    majority_class: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Accuracy of always answering the most frequent training label."""
+    gate: Annotated[list[GateResult], Field(max_length=16)] | None = None
+    """Each rule's verdict."""
+
+
+class ArtifactStatus(ApiModel):
+    """What was stored."""
+
+    kind: Literal["Adapter", "Model"]
+    """An adapter for the base, or a whole model."""
+    uri: Uri
+    """Its folder."""
+    digest: Digest
+    """sha256 of the folder's manifest.json."""
+    manifest_uri: Uri | None = None
+    """Manifest of the whole job."""
+
+
+class ResolvedBaseModel(ApiModel):
+    """The base model, as resolved."""
+
+    uri: Uri | None = None
+    """Address; none for fromConfig."""
+    revision: ShortText | None = None
+    """Revision of an hf:// model."""
+    digest: Digest | None = None
+    """sha256 of its manifest.json, where it has one."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read it."""
+    job_uid: Annotated[str, Field(max_length=64)] | None = None
+    """uid of the job that made it."""
+
+
+class JobError(ApiModel):
+    """Why the job failed."""
+
+    code: Annotated[str, Field(max_length=64)]
+    """One of the Failed reasons."""
+    message: Message
+    """What was seen, where, and what to do."""
+
+
+class FineTuneJobStatus(ApiModel):
+    """What happened so far."""
+
+    observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
+    """Generation this status is about."""
+    conditions: Conditions | None = None
+    """Accepted, DataValidated, Planned, Suspended, Running, ArtifactStored, Evaluated, GatePassed, Complete, Failed, Finished."""
+    state: Annotated[str, Field(max_length=64)] | None = None
+    """One word for the column."""
+    message: Message | None = None
+    """The most telling condition's sentence, for the column."""
+    method: Annotated[str, Field(max_length=64)] | None = None
+    """Method and adapter, for the column."""
+    backend: Annotated[str, Field(max_length=64)] | None = None
+    """Backend, for the column."""
+    base: Annotated[str, Field(max_length=1024)] | None = None
+    """Base model, for the column."""
+    progress: Annotated[str, Field(max_length=8)] | None = None
+    """Progress, for the column."""
+    loss: Annotated[str, Field(max_length=32)] | None = None
+    """Latest loss, for the column."""
+    eta: Annotated[str, Field(max_length=32)] | None = None
+    """Time left, for the column."""
+    start_time: Timestamp | None = None
+    """When the configuration was frozen."""
+    completion_time: Timestamp | None = None
+    """When the job finished."""
+    trainer_status: TrainerStatus | None = None
+    """Progress as the train pod reports it."""
+    base_model: ResolvedBaseModel | None = None
+    """The base model, as resolved."""
+    dataset: DatasetStatus | None = None
+    """What the prepare stage found."""
+    plan: PlanStatus | None = None
+    """What was decided before training."""
+    attempts: Annotated[list[Attempt], Field(max_length=32)] | None = None
+    """Runs of the stages' pods, oldest first."""
+    checkpoints: Annotated[list[Checkpoint], Field(max_length=16)] | None = None
+    """Latest committed checkpoints."""
+    resumed_from_step: Annotated[int, Field(ge=0)] | None = None
+    """Step the current attempt went on from."""
+    trained_tokens: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
+    """Tokens trained on."""
+    evaluation: EvaluationStatus | None = None
+    """Base against tuned."""
+    artifact: ArtifactStatus | None = None
+    """What was stored."""
+    error: JobError | None = None
+    """Why the job failed."""
+
+
+FROZEN = (
+    "baseModel",
+    "dataset",
+    "method",
+    "adapter",
+    "training",
+    "evaluation",
+    "output",
+    "backend",
+    "activeDeadlineSeconds",
+    "maxRetries",
+)
+
+
+def _frozen(field: str) -> tuple[str, str]:
+    """Root-level rule: rules under spec cannot see the status. Free before startTime, refused after."""
+    same = (
+        f"has(self.spec.{field}) == has(oldSelf.spec.{field})"
+        f" && (!has(self.spec.{field}) || self.spec.{field} == oldSelf.spec.{field})"
+    )
+    return (
+        f"!has(oldSelf.status) || !has(oldSelf.status.startTime) || ({same})",
+        f"spec.{field} is frozen since the job has started (status.startTime); delete the job and create it anew. "
+        "suspend, cancel, ttlSecondsAfterFinished and deploy can still change",
+    )
+
+
+class FineTuneJob(ApiModel):
+    """Fine-tunes a language model: checks the data, trains, evaluates, stores a checksummed artifact."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40",
+                "metadata.name must be a DNS label: at most 40 characters of a-z, 0-9 and '-', beginning with a letter",
+            ),
+            ("!oldSelf.spec.cancel || self.spec.cancel", "spec.cancel cannot be unset; create a new job"),
+            (
+                "!has(self.spec.baseModel.fromConfig) || (has(self.spec.method) && has(self.spec.method.cpt)"
+                " && (!has(self.spec.adapter) || self.spec.adapter.type == 'Full'))",
+                "baseModel.fromConfig starts from random weights: it needs method cpt and adapter Full",
+            ),
+            *(_frozen(field) for field in FROZEN),
+        )
+    )
+
+    spec: FineTuneJobSpec
+    """What to do."""
+    status: FineTuneJobStatus | None = None
+    """What happened so far."""
