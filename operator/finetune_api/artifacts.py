@@ -126,7 +126,7 @@ class ResolvedAdapterSpec(ApiModel):
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
-    target_modules: list[str] = ["all-linear"]
+    target_modules: tuple[str, ...] = ("all-linear",)
 
 
 class PreparedSplit(ApiModel):

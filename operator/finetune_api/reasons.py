@@ -74,3 +74,12 @@ RETRYABLE = frozenset({Reason.STORAGE_UNAVAILABLE, Reason.OUT_OF_MEMORY, Reason.
 def reason_of(exit_code: int) -> Reason:
     """The reason a pod's exit code stands for; an unknown code is an InternalError."""
     return next((reason for reason, code in EXIT_CODES.items() if code == exit_code), Reason.INTERNAL_ERROR)
+
+
+class Failure(Exception):
+    """An end with a reason from the closed list; the message is the sentence the user reads (what, where, what to do)."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
