@@ -43,6 +43,8 @@ REPORT_CA_ENV = "KUBEFLOW_TRAINER_SERVER_CA_CERT"
 REPORT_PATH = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/finetunejobs/{name}/status"
 POOL_REPORT_PATH = "/apis/finetune.dev/v1alpha1/namespaces/{namespace}/pools/{name}/report"
 MAX_REPORT_BYTES = 65_536
+MAX_POOL_REPORT_BYTES = 1_048_576
+"""256 adapters with a message each."""
 
 Stage = Literal["Prepare", "Train", "Collect"]
 
@@ -132,8 +134,7 @@ class LoadedAdapter(ApiModel):
     digest: Digest | None = None
     """Digest the public name answers with now; after a failed load the earlier one."""
     reason: str | None = None
-    """Failed: DigestMismatch, BaseModelMismatch, RankTooHigh, AdapterInvalid, ArtifactNotFound, AccessDenied, StorageUnavailable,
-    SecretNotFound, ServerError."""
+    """Failed: one of the reasons of ServingReason that a gateway finds."""
     message: Message | None = None
     """Failed: a sentence that names both values."""
     load_seconds: float | None = None

@@ -71,6 +71,31 @@ RETRYABLE = frozenset({Reason.STORAGE_UNAVAILABLE, Reason.OUT_OF_MEMORY, Reason.
 """Failures a new attempt can cure, counted against maxRetries; lost and interrupted pods are retried without counting."""
 
 
+class ServingReason(StrEnum):
+    """Why an AdapterDeployment is Ready or not."""
+
+    # Found in the spec or the cluster
+    SERVING = "Serving"  # every ready pod answers with the digest asked for
+    UNSUPPORTED = "Unsupported"  # a setting this version does not implement
+    NOT_ALLOWED = "NotAllowed"  # a service account without the annotation finetune.dev/allow
+    WAITING_FOR_JOB = "WaitingForJob"  # no job of that name is Complete yet
+    GATE_FAILED = "GateFailed"  # the newest job of that name did not pass its gate
+    NAME_TAKEN = "NameTaken"  # an older AdapterDeployment of the pool has the same public model name
+    STARTING = "Starting"  # no pod is ready yet
+    POD_NOT_STARTING = "PodNotStarting"  # a pod cannot be created, scheduled, pulled or started
+    LOADING = "Loading"  # a ready pod does not answer with this digest yet
+    # Found by a gateway
+    DIGEST_MISMATCH = "DigestMismatch"  # what is stored does not have the digest asked for
+    BASE_MODEL_MISMATCH = "BaseModelMismatch"  # trained on another base
+    RANK_TOO_HIGH = "RankTooHigh"  # above the server's maximum
+    ADAPTER_INVALID = "AdapterInvalid"  # not a LoRA adapter, or the server cannot apply it to the base
+    ARTIFACT_NOT_FOUND = "ArtifactNotFound"  # nothing is stored there
+    ACCESS_DENIED = "AccessDenied"  # the store refused the credentials
+    STORAGE_UNAVAILABLE = "StorageUnavailable"  # the store does not answer
+    SECRET_NOT_FOUND = "SecretNotFound"  # a Secret or a key in it is missing
+    SERVER_ERROR = "ServerError"  # the model server does not answer or failed
+
+
 def reason_of(exit_code: int) -> Reason:
     """The reason a pod's exit code stands for; an unknown code is an InternalError."""
     return next((reason for reason, code in EXIT_CODES.items() if code == exit_code), Reason.INTERNAL_ERROR)
