@@ -1,0 +1,74 @@
+"""End-to-end tests run against the cluster of KUBECONFIG with the chart installed; nothing is faked.
+
+Each test has a namespace of its own that enforces the restricted Pod Security Standard, with a Secret ``s3`` for the
+quick-start object store. The base model is a tiny Llama with random weights, made here and uploaded once.
+"""
+
+import base64
+import os
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import boto3
+import pytest
+from tiny_models import write_tiny_llama
+
+from demo.kubectl import Kubectl
+
+SYSTEM = "finetune-system"
+STORE = "finetune-operator-s3"
+BASE_URI = "s3://models/e2e/tiny-base"
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Kubectl:
+    """The cluster with the operator installed."""
+    if not os.environ.get("KUBECONFIG"):
+        pytest.fail("KUBECONFIG is not set: run `make e2e`, or export it from `make -s kubeconfig`")
+    kubectl = Kubectl(os.environ["KUBECONFIG"])
+    kubectl("get", "crd", "finetunejobs.finetune.dev")
+    return kubectl
+
+
+@pytest.fixture(scope="session")
+def credentials(cluster: Kubectl) -> dict[str, str]:
+    """The quick-start store's Secret, as the demo namespace has it, with values still encoded."""
+    data: dict[str, str] = cluster.within("demo").get("secret", "s3")["data"]
+    return data
+
+
+@pytest.fixture
+def namespace(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Kubectl]:
+    """A fresh namespace with the Secret s3."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    kubectl = cluster.within(name)
+    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": credentials})
+    yield kubectl
+    cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def store(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Any]:
+    """A boto3 client of the quick-start store."""
+    secret = {key: base64.b64decode(value).decode() for key, value in credentials.items()}
+    with cluster.within(SYSTEM).port_forward(f"service/{STORE}", 8333) as port:
+        yield boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{port}",
+            aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
+            region_name=secret["AWS_REGION"],
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny_base(store: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """URI of a tiny Llama with random weights and a byte-level tokenizer."""
+    folder = tmp_path_factory.mktemp("tiny-base")
+    write_tiny_llama(folder)
+    for path in sorted(folder.iterdir()):
+        store.upload_file(str(path), "models", f"e2e/tiny-base/{path.name}")
+    return BASE_URI
