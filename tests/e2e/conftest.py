@@ -12,9 +12,9 @@ from typing import Any
 
 import boto3
 import pytest
-from tiny_models import write_tiny_llama
-
 from demo.kubectl import Kubectl
+
+from tiny_models import write_tiny_llama
 
 SYSTEM = "finetune-system"
 STORE = "finetune-operator-s3"

@@ -1,15 +1,23 @@
 """Faults during training: each is survived, status says so, and the result is as if nothing had happened."""
 
+import base64
+import contextlib
 import json
+import os
+import signal
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
+from demo.kubectl import CommandFailed, Kubectl, Object, is_true, wait_until
 
-from demo.kubectl import Kubectl, Object, is_true, wait_until
+from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
 
 pytestmark = pytest.mark.e2e
 
+SYSTEM = "finetune-system"
+STORE = "finetune-operator-s3"
 # Long enough to be hit in the middle on two busy cores, with a checkpoint every few seconds.
 LONG = {"maxSteps": 150, "batchSize": 4, "maxLength": 64, "checkpointEverySteps": 10, "seed": 7}
 
@@ -60,15 +68,24 @@ def assert_recovered(job: Object, store: Any, undisturbed: dict[str, str]) -> No
     assert adapter_files(store, job) == undisturbed
 
 
-@pytest.mark.parametrize("signal", ["KILL", "TERM"])
+def trainer_process(pod: Object) -> int:
+    """Process id of the trainer as this machine sees it: inside its own pid namespace process 1 cannot be killed."""
+    uid = pod["metadata"]["uid"]
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # processes end while we look
+            mine = uid in (path / "cgroup").read_text().replace("_", "-")
+            if mine and b"finetune_trainer" in (path / "cmdline").read_bytes():
+                return int(path.name)
+    raise AssertionError(f"no trainer process for pod {pod['metadata']['name']}")
+
+
+@pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
 def test_a_killed_trainer_resumes(
-    namespace: Kubectl, tiny_base: str, store: Any, undisturbed: dict[str, str], signal: str
+    namespace: Kubectl, tiny_base: str, store: Any, undisturbed: dict[str, str], kill: signal.Signals
 ) -> None:
     started(namespace, tiny_base)
     pod = wait_until("train pod", lambda: train_pod(namespace), 60)
-    # PID 1 ignores a KILL from its own namespace; its child, which trains, does not.
-    script = f"import os,signal; [os.kill(int(p), signal.SIG{signal}) for p in os.listdir('/proc') if p.isdigit() and int(p) not in (os.getpid(), 1)]; os.kill(1, signal.SIG{signal})"
-    namespace("exec", pod["metadata"]["name"], "--", "python", "-c", script)
+    os.kill(trainer_process(pod), kill)
     assert_recovered(finished(namespace, "tiny", 400), store, undisturbed)
 
 
@@ -77,3 +94,78 @@ def test_a_deleted_pod_resumes(namespace: Kubectl, tiny_base: str, store: Any, u
     pod = wait_until("train pod", lambda: train_pod(namespace), 60)
     namespace("delete", "pod", pod["metadata"]["name"], "--wait=false")
     assert_recovered(finished(namespace, "tiny", 400), store, undisturbed)
+
+
+def test_a_suspended_job_goes_on_where_it_was(
+    namespace: Kubectl, tiny_base: str, store: Any, undisturbed: dict[str, str]
+) -> None:
+    started(namespace, tiny_base)
+    namespace("patch", "finetunejob", "tiny", "--type=merge", "-p", '{"spec": {"suspend": true}}')
+    job_when(namespace, "tiny", "Suspended", lambda j: is_true(j, "Suspended"), 60)
+    wait_until("no train pod", lambda: train_pod(namespace) is None, 120)
+    namespace("patch", "finetunejob", "tiny", "--type=merge", "-p", '{"spec": {"suspend": false}}')
+    job = finished(namespace, "tiny", 400)
+    assert is_true(job, "Complete"), job["status"]
+    assert job["status"]["resumedFromStep"] >= 10
+    assert adapter_files(store, job) == undisturbed
+
+
+def test_out_of_memory_is_named_and_retried_with_half_the_micro_batch(namespace: Kubectl, tiny_base: str) -> None:
+    namespace.apply(data_config_map(jsonl(rows())), tiny_job(
+        tiny_base, training=LONG, backend={"kubernetes": {"resources": {"cpu": "500m", "memory": "1200Mi"}}}))  # fmt: skip
+    job_when(namespace, "tiny", "first checkpoint", lambda j: bool(j.get("status", {}).get("checkpoints")), 300)
+    pod = wait_until("train pod", lambda: train_pod(namespace), 60)
+    # The kernel kills the largest process of the pod: grow a smaller one beside the trainer until it must choose.
+    grow = "import time\nheld = []\nwhile True:\n    held.append(bytearray(1 << 22))\n    time.sleep(0.02)"
+    with contextlib.suppress(CommandFailed):  # the command ends with the container
+        namespace("exec", pod["metadata"]["name"], "--", "python", "-c", grow)
+    job = finished(namespace, "tiny", 400)
+    assert is_true(job, "Complete"), job["status"]
+    first = next(attempt for attempt in job["status"]["attempts"] if attempt["stage"] == "Train")
+    assert first["outcome"] == "OutOfMemory"
+    assert "micro-batch" in first["message"]
+
+
+def test_the_object_store_may_be_away_for_two_minutes(
+    namespace: Kubectl,
+    cluster: Kubectl,
+    credentials: dict[str, str],
+    tiny_base: str,
+    store: Any,
+    undisturbed: dict[str, str],
+) -> None:
+    """The job reaches the store through a Service of its own, which loses its endpoint for two minutes."""
+    endpoint = own_service(cluster, namespace, credentials)
+    started(namespace, tiny_base)
+    namespace("delete", "endpointslice", "own-s3")
+    cut = time.monotonic()
+    wait_until("two minutes without a store", lambda: time.monotonic() - cut > 120, 130)
+    assert train_pod(namespace) is not None, "the pod waits"
+    namespace.apply(endpoint)
+    job = finished(namespace, "tiny", 400)
+    assert is_true(job, "Complete"), job["status"]
+    assert len([a for a in job["status"]["attempts"] if a["stage"] == "Train"]) == 1
+    assert adapter_files(store, job) == undisturbed
+
+
+def own_service(cluster: Kubectl, namespace: Kubectl, credentials: dict[str, str]) -> Object:
+    """A Service without selector in front of the store's pod, and the Secret that points to it; its EndpointSlice."""
+    backing = cluster.within(SYSTEM).list("endpointslices", f"kubernetes.io/service-name={STORE}")[0]
+    endpoint = {
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"name": "own-s3", "labels": {"kubernetes.io/service-name": "own-s3"}},
+        "addressType": "IPv4", "ports": [{"port": 8333}],
+        "endpoints": [{"addresses": backing["endpoints"][0]["addresses"]}],
+    }  # fmt: skip
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "own-s3"},
+        "spec": {"ports": [{"port": 8333}]},
+    }
+    url = base64.b64encode(f"http://own-s3.{namespace.namespace}.svc:8333".encode()).decode()
+    secret = {**credentials, "AWS_ENDPOINT_URL": url}
+    namespace.apply(
+        service, endpoint, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": secret}
+    )
+    return endpoint
