@@ -60,7 +60,7 @@ class Cache:
         """The object, or None."""
         return self._objects[kind].get((namespace, name))
 
-    def list(self, kind: str, namespace: str | None = None) -> list[Manifest]:
+    def all(self, kind: str, namespace: str | None = None) -> list[Manifest]:
         """All objects of a kind, sorted by name; of one namespace, if given."""
         found = self._objects[kind].items()
         return [body for place, body in sorted(found, key=lambda item: item[0]) if namespace in (None, place[0])]

@@ -2,4 +2,7 @@
 
 from finetune_operator.plan import Controller
 
-CONTROLLERS: dict[str, Controller] = {}
+CONTROLLERS: dict[str, Controller] = {
+    # "FineTuneJob": finetunejob.CONTROLLER,
+    # "Pool": pool.CONTROLLER,
+}

@@ -1,0 +1,1 @@
+"""Decisions, one module per kind. Pure: no clock, no client, no environment."""
