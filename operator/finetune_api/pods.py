@@ -34,6 +34,20 @@ MAX_SUMMARY_BYTES = 3072
 SECRET_WAIT_SECONDS = 45
 """How long a program waits for the keys of an optional Secret volume before it exits SecretNotFound."""
 
+POOL_FILE = "/etc/finetune/pool.json"
+"""DesiredPool of a server pod."""
+MODELS_DIR = "/models"
+"""Volume of the base model: MODELS_DIR/base/…, fetched by the init container."""
+ADAPTERS_DIR = "/adapters"
+"""Volume of the adapters, at the same path for gateway (writes) and model server (reads)."""
+BASE_MODEL_NAME = "base"
+"""Public name of a pool's base model."""
+SERVER_PORT = 8081
+"""Model server, on loopback only."""
+GATEWAY_PORT = 8080
+"""Gateway: traffic, probes, metrics."""
+POD_NAME_ENV = "POD_NAME"
+
 REPORT_AUDIENCE = "finetune.dev/report"
 TOKEN_FILE = "/var/run/finetune/token/token"
 REPORT_CA_FILE = "/var/run/finetune/report-ca/ca.crt"

@@ -1,0 +1,76 @@
+"""Client of an OpenAI-compatible server with vLLM's adapter endpoints. Used by pool and adapter."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import aiohttp
+
+LIST_SECONDS = 10
+COMPLETE_SECONDS = 120
+LOAD_SECONDS = 300
+
+
+class ServerUnreachable(Exception):
+    """The model server does not answer."""
+
+
+class ServerRefused(Exception):
+    """The model server answered with an error; the message is its own."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ModelServer:
+    """The model server beside us (or the gateway's own listener, for completions that go the clients' way)."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str) -> None:
+        self._session = session
+        self.url = url
+        self.up = asyncio.Event()
+        """Set while the base answers; kept by the pool."""
+        self.lock = asyncio.Lock()
+        """Held while what is loaded is read and changed."""
+
+    async def models(self) -> set[str]:
+        """Names the server answers to."""
+        body = await self._call("GET", "/v1/models", LIST_SECONDS)
+        return {model["id"] for model in json.loads(body)["data"]}
+
+    async def complete(self, model: str) -> None:
+        """Let a model produce one token."""
+        request = {"model": model, "prompt": "Hello", "max_tokens": 1}
+        await self._call("POST", "/v1/completions", COMPLETE_SECONDS, request)
+
+    async def load(self, name: str, path: Path) -> None:
+        """Load an adapter. Raises ServerRefused with the server's own words."""
+        await self._call("POST", "/v1/load_lora_adapter", LOAD_SECONDS, {"lora_name": name, "lora_path": str(path)})
+
+    async def unload(self, name: str) -> None:
+        """Unload an adapter."""
+        await self._call("POST", "/v1/unload_lora_adapter", LOAD_SECONDS, {"lora_name": name})
+
+    async def _call(self, method: str, path: str, seconds: float, body: dict[str, object] | None = None) -> bytes:
+        timeout = aiohttp.ClientTimeout(total=seconds)
+        try:
+            async with self._session.request(method, self.url + path, json=body, timeout=timeout) as response:
+                answer = await response.read()
+        except TimeoutError as error:
+            raise ServerUnreachable(f"no answer to {method} {path} in {seconds:g} s") from error
+        except aiohttp.ClientError as error:
+            raise ServerUnreachable(f"no answer to {method} {path}: {error}") from error
+        if response.status >= 400:
+            raise ServerRefused(response.status, error_message(answer))
+        return answer
+
+
+def error_message(body: bytes) -> str:
+    """The sentence in an OpenAI error body, or the body as text."""
+    text = body.decode(errors="replace")
+    try:
+        answer = json.loads(text)
+        return str(answer["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return text[:500]
