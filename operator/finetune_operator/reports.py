@@ -27,8 +27,26 @@ class ReportStore:
     pools: dict[tuple[str, str], dict[str, Received[PoolReport]]] = field(default_factory=dict)
     """By namespace and pool, then by pod."""
     desired: dict[tuple[str, str], DesiredPool] = field(default_factory=dict)
-    """Reply to a pool's reports, by namespace and pool; set by carrying out the pool's plan."""
+    """Reply to a pool's reports, by namespace and pool."""
 
     def of_pool(self, namespace: str, pool: str) -> dict[str, Received[PoolReport]]:
         """Reports of a pool's pods, by name of the pod."""
         return self.pools.get((namespace, pool), {})
+
+    def desire(self, namespace: str, pool: str, desired: DesiredPool | None) -> None:
+        """Set the reply to a pool; None: the pool is unknown or gone."""
+        if desired is None:
+            self.desired.pop((namespace, pool), None)
+        else:
+            self.desired[namespace, pool] = desired
+
+    def forget_job(self, uid: str) -> None:
+        """The FineTuneJob is gone."""
+        self.jobs.pop(uid, None)
+
+    def forget_pod(self, namespace: str, pool: str, pod: str) -> None:
+        """The server pod is gone."""
+        reports = self.pools.get((namespace, pool), {})
+        reports.pop(pod, None)
+        if not reports:
+            self.pools.pop((namespace, pool), None)

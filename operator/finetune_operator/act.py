@@ -1,0 +1,214 @@
+"""The one place that acts: lets a key's controller decide, and carries its Plan out through the cluster.
+
+Every action is safe to repeat. What the API server answers goes into the cache at once, so that the next decision sees it.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from finetune_api.conditions import Condition, upsert
+from finetune_api.reasons import Stage
+from finetune_operator.cache import JOB_UID_LABEL, OPERATOR, WATCHED, Manifest, labels_of
+from finetune_operator.cluster import ApiError, Cluster
+from finetune_operator.controllers import CONTROLLERS
+from finetune_operator.plan import Event, Key, Plan, Ref, Sources, StatusWrite, ref_of
+
+FAILURES_BEFORE_STALLED = 3
+OUTDATED_SECONDS = 0.1
+RECONCILE_ERROR = "ReconcileError"
+
+logger = logging.getLogger(__name__)
+
+
+def utc_now() -> datetime:
+    """The controller's only clock."""
+    return datetime.now(UTC)
+
+
+class Actor:
+    """Carries plans out."""
+
+    def __init__(self, cluster: Cluster, sources: Sources, clock: Callable[[], datetime] = utc_now) -> None:
+        self._cluster = cluster
+        self._sources = sources
+        self._clock = clock
+        self._applied: dict[Ref, tuple[str, object]] = {}
+
+    async def sync(self, key: Key) -> float | None:
+        """Observe, decide, act; returns the seconds after which to look again."""
+        plan = await self._decide(key)
+        if key.kind == "Pool":
+            self._sources.reports.desire(key.namespace, key.name, plan.desired)
+        if not await self._carry_out(plan):
+            return OUTDATED_SECONDS
+        return plan.requeue_after
+
+    async def failed(self, key: Key, error: Exception, failures: int) -> None:
+        """Write a failure that does not go away into the status of the key's object."""
+        body = self._sources.cache.get(key.kind, key.namespace, key.name) if key.kind in WATCHED else None
+        if body is None or failures < FAILURES_BEFORE_STALLED:
+            return
+        status = body.get("status") or {}
+        stalled = Condition(
+            type=Stage.STALLED,
+            status="True",
+            reason=RECONCILE_ERROR,
+            message=f"The operator failed and tries again: {error}"[:1024],
+            last_transition_time=self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            observed_generation=body["metadata"].get("generation", 0),
+        )
+        known = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
+        conditions = [condition.wire() for condition in upsert(known, stalled)]
+        await self._write_status(StatusWrite(ref_of(body), {**status, "conditions": conditions}))
+
+    async def _decide(self, key: Key) -> Plan:
+        controller = CONTROLLERS[key.kind]
+        answers: dict[Ref, Any] = {}
+        while True:
+            seen = controller.observe(replace(self._sources, answers=answers), key)
+            plan = Plan() if seen is None else controller.reconcile(seen, self._clock())
+            if not plan.reads:
+                return plan
+            wanted = [ref for ref in plan.reads if ref not in answers]
+            if not wanted:
+                raise RuntimeError(f"{key}: asks again for what it was told: {plan.reads}")
+            for ref in wanted:
+                is_event = ref.kind == "Event"
+                answers[ref] = await (self._cluster.warnings(ref) if is_event else self._cluster.get(ref))
+
+    async def _carry_out(self, plan: Plan) -> bool:
+        for manifest in plan.create:
+            await self._create(manifest)
+        for manifest in plan.apply:
+            await self._apply(manifest)
+        for ref in plan.delete:
+            await self._cluster.delete(ref)
+        for event in plan.events:  # before the status: a crash in between repeats them, and repeated ones are dropped
+            await self._emit(event)
+        written = [await self._write_status(write) for write in plan.statuses]
+        return all(written)
+
+    async def _create(self, manifest: Manifest) -> None:
+        try:
+            created = await self._cluster.create(manifest)
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            existing = await self._cluster.get(ref_of(manifest))
+            if existing is None or _owner(existing) != _owner(manifest):
+                raise
+            created = existing
+        self._sources.cache.store(manifest["kind"], created)
+
+    async def _apply(self, manifest: Manifest) -> None:
+        ref = ref_of(manifest)
+        cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)
+        digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+        if cached is not None and (
+            self._applied.get(ref) == (digest, _spec_version(cached)) or contains(cached, manifest)
+        ):
+            return
+        answer = await self._cluster.apply(manifest)
+        self._applied[ref] = (digest, _spec_version(answer))
+        self._sources.cache.store(ref.kind, answer)
+
+    async def _write_status(self, write: StatusWrite) -> bool:
+        """Patch what differs; False when it was decided on an old state: the newest is in the cache now."""
+        ref = write.ref
+        cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)
+        if cached is None or cached["metadata"].get("uid") != ref.uid:
+            return True  # deleted meanwhile
+        patch = merge_patch(cached.get("status") or {}, write.status)
+        if not patch:
+            return True
+        try:
+            answer = await self._cluster.patch_status(ref, patch, cached["metadata"]["resourceVersion"])
+        except ApiError as error:
+            if error.status == HTTPStatus.NOT_FOUND:
+                return True
+            if error.status != HTTPStatus.CONFLICT:
+                raise
+            newest = await self._cluster.get(ref)
+            if newest is not None:
+                self._sources.cache.store(ref.kind, newest)
+            return False
+        self._sources.cache.store(ref.kind, answer)
+        return True
+
+    async def _emit(self, event: Event) -> None:
+        """Best effort: an Event that cannot be written must not hold the job up."""
+        try:
+            await self._cluster.create(event_manifest(event, self._clock()))
+        except ApiError as error:
+            if error.status != HTTPStatus.CONFLICT:
+                logger.warning("Event %s about %s was not written: %s", event.reason, event.regarding.name, error)
+
+
+def _owner(manifest: Manifest) -> tuple[str | None, str | None]:
+    owners = manifest["metadata"].get("ownerReferences") or []
+    controller = next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    return controller, labels_of(manifest).get(JOB_UID_LABEL)
+
+
+def _spec_version(body: Manifest) -> object:
+    meta = body["metadata"]
+    return meta.get("uid"), meta.get("generation") or meta.get("resourceVersion")
+
+
+def contains(actual: Any, wanted: Any) -> bool:
+    """Whether every field of ``wanted`` has the same value in ``actual``; lists must be equally long."""
+    if isinstance(wanted, dict):
+        return isinstance(actual, dict) and all(contains(actual.get(key), value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return (
+            isinstance(actual, list)
+            and len(actual) == len(wanted)
+            and all(contains(one, other) for one, other in zip(actual, wanted, strict=True))
+        )
+    return bool(actual == wanted)
+
+
+def merge_patch(old: Manifest, new: Manifest) -> Manifest:
+    """The JSON merge patch (RFC 7386) that turns ``old`` into ``new``; absent fields become null."""
+    patch: Manifest = {key: None for key in old if key not in new}
+    for key, value in new.items():
+        if key not in old or old[key] != value:
+            both = isinstance(old.get(key), dict) and isinstance(value, dict)
+            patch[key] = merge_patch(old[key], value) if both else value
+    return patch
+
+
+def event_manifest(event: Event, now: datetime) -> Manifest:
+    """A core/v1 Event, named by its contents: the same one again is a conflict, which is dropped."""
+    regarding = event.regarding
+    identity = "\n".join([str(regarding.uid), event.type, event.reason, event.message])
+    time = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {
+            "name": f"{regarding.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}",
+            "namespace": regarding.namespace,
+        },
+        "involvedObject": {
+            "apiVersion": regarding.api_version,
+            "kind": regarding.kind,
+            "namespace": regarding.namespace,
+            "name": regarding.name,
+            "uid": regarding.uid,
+        },
+        "type": event.type,
+        "reason": event.reason,
+        "message": event.message[:1024],
+        "source": {"component": OPERATOR},
+        "reportingComponent": OPERATOR,
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }
