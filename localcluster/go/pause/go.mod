@@ -1,0 +1,3 @@
+module finetune.dev/localcluster/pause
+
+go 1.24

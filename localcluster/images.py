@@ -1,0 +1,185 @@
+"""Build images with buildah and push them to the cluster's registry.
+
+A tag is the hash of everything an image is made of, so the registry's answer to "is this tag there?" decides
+whether anything is built. Layers are pushed uncompressed: both ends are this machine.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+import ssl
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from localcluster.build import binary
+from localcluster.layout import CACHE, CHECKOUT, DIGESTS, HERE, REGISTRY, RUN, STATE
+from localcluster.shell import Failure, run, say, write
+
+RELEASE = "trixie"
+DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+LEFT_OUT = ("./dev/*", "./usr/share/doc/*", "./usr/share/man/*", "./usr/share/locale/*", "./var/cache/apt/*",
+            "./var/lib/apt/lists/*", "./var/log/*")
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image: its Dockerfile, and the files (target in the build context: source) it may copy."""
+
+    name: str
+    dockerfile: Path
+    files: dict[str, Path]
+    base: "Image | None" = None
+
+    @property
+    def tag(self) -> str:
+        digest = hashlib.sha256(self.dockerfile.read_bytes())
+        digest.update((self.base.tag if self.base else "").encode())
+        for target, source in sorted(self.files.items()):
+            for file in _files(source):
+                digest.update(f"{target}/{file.relative_to(source)}\0".encode())
+                # A built program lies under its hash: no need to read 80 MB at each start.
+                digest.update(str(file).encode() if file.is_relative_to(CACHE) else file.read_bytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def reference(self) -> str:
+        return f"{REGISTRY}/{self.name}:{self.tag}"
+
+
+def infrastructure() -> list[Image]:
+    """What the cluster itself needs before its first pod."""
+    return [Image(name, HERE / "images" / name / "Dockerfile", {name: binary(name)}) for name in ("pause", "coredns")]
+
+
+def product() -> list[Image]:
+    """The operator's and the trainer's image, and the object store of the quick start."""
+    base = Image("base", HERE / "images" / "base" / "Dockerfile", {"rootfs.tar": _rootfs()})
+    return [
+        base,
+        Image("seaweedfs", HERE / "images" / "seaweedfs" / "Dockerfile", _from_checkout("requirements/seaweedfs.txt"),
+              base),
+        Image("operator", CHECKOUT / "operator" / "Dockerfile", _from_checkout(
+            "requirements/operator.txt", "operator/finetune_api", "operator/finetune_storage",
+            "operator/finetune_operator", "operator/finetune_gateway"), base),
+        Image("trainer", CHECKOUT / "trainer_image" / "Dockerfile", _from_checkout(
+            "requirements/trainer.txt", "operator/finetune_api", "operator/finetune_storage",
+            "trainer_image/finetune_trainer", "trainer_image/finetune_server"), base),
+    ]
+
+
+def publish(images: list[Image]) -> dict[str, str]:
+    """Build and push what the registry lacks; every image's name with its pinned reference."""
+    pinned = {}
+    for image in images:
+        digest = _digest(image)
+        if digest is None:
+            _build(image)
+            digest = _digest(image)
+            if digest is None:
+                raise Failure(f"{image.reference} was pushed, but the registry does not have it: see its log")
+        pinned[image.name] = f"{REGISTRY}/{image.name}@{digest}"
+    return pinned
+
+
+def publish_product() -> dict[str, str]:
+    """The images the chart installs, also written to DIGESTS for Helm values."""
+    pinned = publish(product())
+    del pinned["base"]
+    write(DIGESTS, json.dumps(pinned, indent=2) + "\n")
+    return pinned
+
+
+def _digest(image: Image) -> str | None:
+    accept = "application/vnd.oci.image.manifest.v1+json"
+    url = f"http://{REGISTRY}/v2/{image.name}/manifests/{image.tag}"
+    # No proxy: the registry listens on this machine's loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        request = urllib.request.Request(url, method="HEAD", headers={"Accept": accept})
+        with opener.open(request, timeout=10) as answer:
+            return str(answer.headers["Docker-Content-Digest"])
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
+    except urllib.error.URLError as error:
+        raise Failure(f"the registry at {REGISTRY} does not answer ({error.reason}): run `python3 -m localcluster up`") \
+            from error
+
+
+def _build(image: Image) -> None:
+    say(f"building image {image.name}")
+    with tempfile.TemporaryDirectory(prefix="image-", dir=_made(RUN / "build")) as folder:
+        context = Path(folder)
+        for target, source in image.files.items():
+            if not source.exists():
+                (context / target).mkdir(parents=True)
+            for file in _files(source):
+                copy = context / target / file.relative_to(source)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, copy)
+        arguments = ["--build-arg", f"BASE_IMAGE={image.base.reference}"] if image.base else []
+        with _host_settings() as mounts:
+            _buildah("bud", "--isolation", "chroot", "--network", "host", "--layers", "--tls-verify=false", *mounts,
+                     *arguments, "--tag", image.reference, "--file", image.dockerfile, context)
+    _buildah("push", "--disable-compression", "--tls-verify=false", image.reference)
+
+
+def _buildah(command: str, *words: str | Path) -> None:
+    run("buildah", "--root", STATE / "buildah", "--runroot", RUN / "buildah", "--storage-driver", "overlay", command,
+        *words)
+
+
+@contextmanager
+def _host_settings() -> Iterator[list[str]]:
+    """Mounts that let pip in a build see the machine's certificates and pip settings, baked into no layer."""
+    authorities = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
+    inside = "/etc/ssl/certs/ca-certificates.crt"
+    settings = {"cert": inside, "disable-pip-version-check": "true"}
+    for line in run(sys.executable, "-m", "pip", "config", "list", check=False).splitlines():
+        found = re.fullmatch(r"(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'", line)
+        if found:
+            settings[found[1]] = found[2]
+    with tempfile.NamedTemporaryFile("w", suffix=".conf", dir=_made(RUN / "build")) as file:
+        file.write("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+        file.flush()
+        yield ["--volume", f"{authorities}:{inside}:ro", "--volume", f"{file.name}:/etc/pip.conf:ro"]
+
+
+def _rootfs() -> Path:
+    """Debian with Python as a tar file, made once."""
+    recipe = repr((RELEASE, DEBIAN_PACKAGES, LEFT_OUT))
+    target = CACHE / f"rootfs-{hashlib.sha256(recipe.encode()).hexdigest()[:12]}" / "rootfs.tar"
+    if not target.exists():
+        say("installing the base system with debootstrap")
+        with tempfile.TemporaryDirectory(prefix="rootfs-", dir=_made(target.parent)) as folder:
+            run("debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}", RELEASE, folder)
+            partial = target.with_suffix(".partial")
+            run("tar", "-C", folder, *(f"--exclude={path}" for path in LEFT_OUT), "-cf", partial, ".")
+        partial.rename(target)
+    return target
+
+
+def _from_checkout(*paths: str) -> dict[str, Path]:
+    missing = [path for path in paths if not (CHECKOUT / path).exists()]
+    if missing:
+        say(f"left out of the image, because not there yet: {', '.join(missing)}")
+    return {path: CHECKOUT / path for path in paths}
+
+
+def _files(source: Path) -> list[Path]:
+    if source.is_file():
+        return [source]
+    return sorted(file for file in source.rglob("*") if file.is_file() and "__pycache__" not in file.parts)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
