@@ -1,10 +1,10 @@
 """An adapter on disk: fetched, verified, and checked against the server before the server sees it."""
 
-import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from finetune_api.artifacts import MANIFEST, Manifest
 from finetune_api.pods import DesiredAdapter
@@ -32,6 +32,19 @@ class LoadFailure(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+class AdapterConfig(BaseModel):
+    """The part of PEFT's adapter_config.json that decides whether a server can take it."""
+
+    peft_type: str
+    r: int = 0
+    rank_pattern: dict[str, int] | None = None
+
+    @property
+    def highest_rank(self) -> int:
+        """The largest rank of any layer."""
+        return max(self.r, *(self.rank_pattern or {}).values(), 0)
 
 
 @dataclass(frozen=True)
@@ -72,20 +85,29 @@ def check_adapter(folder: Path, manifest: Manifest, limits: Limits) -> None:
     if manifest.kind != "Adapter":
         raise LoadFailure(ServingReason.ADAPTER_INVALID, f"the artifact is a {manifest.kind}, expected an Adapter")
     check_base(manifest, limits.base_model)
-    try:
-        config = json.loads((folder / "adapter_config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise LoadFailure(ServingReason.ADAPTER_INVALID, f"adapter_config.json cannot be read: {error}") from error
-    if config.get("peft_type") != "LORA":
+    config = read_config(folder)
+    if config.peft_type != "LORA":
         raise LoadFailure(
-            ServingReason.ADAPTER_INVALID, f"adapter_config.json has peft_type {config.get('peft_type')}, expected LORA"
+            ServingReason.ADAPTER_INVALID, f"adapter_config.json has peft_type {config.peft_type}, expected LORA"
         )
-    rank = highest_rank(config)
-    if rank > limits.max_lora_rank:
+    if config.highest_rank > limits.max_lora_rank:
         raise LoadFailure(
             ServingReason.RANK_TOO_HIGH,
-            f"the adapter has rank {rank}, the server accepts at most {limits.max_lora_rank} (runtime maxLoraRank)",
+            f"the adapter has rank {config.highest_rank}, the server accepts at most {limits.max_lora_rank} (runtime maxLoraRank)",
         )
+
+
+def read_config(folder: Path) -> AdapterConfig:
+    """The adapter's own description."""
+    try:
+        return AdapterConfig.model_validate_json((folder / "adapter_config.json").read_bytes())
+    except OSError as error:
+        raise LoadFailure(ServingReason.ADAPTER_INVALID, "the artifact has no adapter_config.json") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = f"adapter_config.json is not usable: {where} {first['msg']}, found {str(first['input'])[:100]}"
+        raise LoadFailure(ServingReason.ADAPTER_INVALID, message) from error
 
 
 def check_base(manifest: Manifest, serves: ModelRef) -> None:
@@ -108,8 +130,3 @@ def check_base(manifest: Manifest, serves: ModelRef) -> None:
 
 def _named(uri: str | None, revision: str | None, digest: str | None) -> str:
     return " ".join(part for part in (uri or "an unnamed base", revision and f"at {revision}", digest) if part)
-
-
-def highest_rank(config: dict[str, Any]) -> int:
-    """The largest rank of any layer, rank_pattern included."""
-    return max(int(config.get("r", 0)), *(int(rank) for rank in (config.get("rank_pattern") or {}).values()), 0)
