@@ -1,0 +1,22 @@
+"""Files in object storage: addresses to bytes, folders with sha256 manifests, base models from S3 or a hub.
+
+A small leaf under the trainer and the gateway, so that both read and write the layout of :mod:`finetune_api.artifacts` with
+one client and one way of naming what went wrong. Every end is a :class:`finetune_api.reasons.Failure` whose message names
+the address and never a credential; an unreachable store is waited for, anything else fails at once.
+"""
+
+from finetune_storage.folders import commit_folder, document, fetch_folder
+from finetune_storage.models import fetch_model, is_model_file, pin_model
+from finetune_storage.store import Store, open_store, sha256_of
+
+__all__ = [
+    "Store",
+    "commit_folder",
+    "document",
+    "fetch_folder",
+    "fetch_model",
+    "is_model_file",
+    "open_store",
+    "pin_model",
+    "sha256_of",
+]

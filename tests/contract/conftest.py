@@ -1,0 +1,37 @@
+"""Contract tests talk to a real S3 server (SeaweedFS on this machine); the hub is the only thing that is played.
+
+One server per test process; each test gets a bucket and a mounted Secret of its own.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from s3_server import S3Server, serve
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is a contract test."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.contract)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The shared server; a test that stops one starts its own with s3_server.serve."""
+    with serve(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture()
+def bucket(s3_server: S3Server) -> str:
+    """Address of a fresh bucket."""
+    return s3_server.bucket(f"test-{uuid4().hex[:12]}")
+
+
+@pytest.fixture()
+def secret(s3_server: S3Server, tmp_path: Path) -> Path:
+    """Folder of a mounted Secret named s3, with every right."""
+    return s3_server.secret(tmp_path / "secrets" / "s3")
