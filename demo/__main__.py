@@ -175,10 +175,7 @@ def compare(kubectl: Kubectl) -> tuple[int, float, float]:
 
 
 def run(kubectl: Kubectl, images: dict[str, str]) -> bool:
-    """The whole demo; whether the tuned adapter passed its gate and answered better than its base."""
-    show.step("installing the operator and the quick-start object store with Helm")
-    make_namespaces(kubectl)
-    install(kubectl, helm_values(images))
+    """The demo's jobs; whether the tuned adapter passed its gate and answered better than its base."""
     demo = kubectl.within(NAMESPACE)
     show.step("making data from the documentation of Python's own standard library")
     make_data(demo, images["trainer"])
@@ -203,9 +200,14 @@ def main() -> int:
     parser.add_argument(
         "--images", type=Path, required=True, help="JSON: operator, trainer, seaweedfs -> repository@digest"
     )
+    parser.add_argument("--install-only", action="store_true", help="install the chart and stop")
     args = parser.parse_args()
+    kubectl, images = Kubectl(os.environ.get("KUBECONFIG")), json.loads(args.images.read_text())
     try:
-        return 0 if run(Kubectl(os.environ.get("KUBECONFIG")), json.loads(args.images.read_text())) else 1
+        show.step("installing the operator and the quick-start object store with Helm")
+        make_namespaces(kubectl)
+        install(kubectl, helm_values(images))
+        return 0 if args.install_only or run(kubectl, images) else 1
     except (CommandFailed, TimeoutError, subprocess.CalledProcessError) as error:
         show.console.print(
             f"[red]demo: {error}[/]\nRun `make demo` again when it is mended: it goes on where it stopped."

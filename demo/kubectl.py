@@ -54,7 +54,8 @@ class Kubectl:
 
     def apply(self, *objects: Object) -> str:
         """kubectl apply, strict: an unknown field is refused."""
-        return self("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+        # Documents, not a List: in a List kubectl itself checks the fields, with poorer sentences than the API server's.
+        return self("apply", "-f", "-", stdin="\n---\n".join(json.dumps(found) for found in objects))
 
     def find(self, kind: str, name: str) -> Object | None:
         """The object, or None."""
