@@ -92,6 +92,8 @@ class JobRecord(ApiModel):
     gate_passed: bool
     trained_tokens: int
     steps: int
+    loss: float | None = None
+    """Last training loss."""
 
 
 class ResolvedTraining(ApiModel):
