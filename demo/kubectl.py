@@ -55,7 +55,7 @@ class Kubectl:
     def apply(self, *objects: Object) -> str:
         """kubectl apply, strict: an unknown field is refused."""
         # Documents, not a List: in a List kubectl itself checks the fields, with poorer sentences than the API server's.
-        return self("apply", "-f", "-", stdin="\n---\n".join(json.dumps(found) for found in objects))
+        return self("apply", "-f", "-", stdin="\n".join(json.dumps(found) for found in objects))
 
     def find(self, kind: str, name: str) -> Object | None:
         """The object, or None."""
