@@ -138,10 +138,12 @@ class ResolvedAdapter(ApiModel):
     """sha256 of its manifest.json."""
     base_model: ModelRef
     """The base it was trained on."""
+    job_name: Annotated[str, Field(max_length=253)] | None = None
+    """The jobRef it was resolved from."""
     job_uid: Annotated[str, Field(max_length=64)] | None = None
     """uid of the job that made it."""
     secret_ref: SecretRef | None = None
-    """Credentials to read both."""
+    """Credentials to read it."""
 
 
 class AdapterDeploymentStatus(ApiModel):
