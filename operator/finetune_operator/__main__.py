@@ -4,6 +4,8 @@ import asyncio
 import logging
 import os
 import ssl
+from collections.abc import Coroutine
+from typing import Any
 
 import kopf
 
@@ -55,7 +57,7 @@ async def kopf_operator(watcher: watch.Watch, settings: Settings) -> None:
     )
 
 
-async def first_end(*parts: "asyncio._CoroutineLike[None]") -> None:
+async def first_end(*parts: Coroutine[Any, Any, None]) -> None:
     """Wait for the first part to end, stop the others, raise its error if it had one."""
     tasks = [asyncio.ensure_future(part) for part in parts]
     done, others = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

@@ -1,8 +1,8 @@
 """The table of controllers: which kind of key is handled by what."""
 
 from finetune_operator.plan import Controller
+from finetune_operator.reconcile import finetunejob
 
 CONTROLLERS: dict[str, Controller] = {
-    # "FineTuneJob": finetunejob.CONTROLLER,
-    # "Pool": pool.CONTROLLER,
+    "FineTuneJob": finetunejob.CONTROLLER,
 }

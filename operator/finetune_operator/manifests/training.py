@@ -1,0 +1,191 @@
+"""A FineTuneJob's objects: the frozen configuration and one batch/v1 Job per attempt at a stage."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_api import API_VERSION, pods
+from finetune_api.pods import JobConfig, Stage
+from finetune_api.v1alpha1.dataset import Source
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, KubernetesBackend
+from finetune_api.v1alpha1.references import Resources, SecretRef
+from finetune_operator.cache import Manifest
+from finetune_operator.manifests import pod
+from finetune_operator.settings import Settings
+
+CONFIG_KEY = "job.json"
+CONTAINER = "trainer"
+GRACE_SECONDS = 120
+"""From SIGTERM to SIGKILL: a step, a checkpoint and its upload."""
+GPU = "nvidia.com/gpu"
+
+SMALL: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
+"""Prepare and collect: no CPU limit, so that an idle node's cores are used; memory for the tokenizer and the rows' index."""
+TRAIN_CPU: Manifest = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
+TRAIN_GPU: Manifest = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "64Gi"}}
+"""Weights pass through the host's memory on their way to the GPU."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a stage: what distinguishes its Job from the others of the FineTuneJob."""
+
+    stage: Stage
+    number: int
+    micro_batch_divisor: int = 1
+    """Doubled after each OutOfMemory."""
+
+
+def short_uid(uid: str) -> str:
+    """Six characters that keep a job apart from earlier ones of the same name."""
+    return uid.replace("-", "")[:6]
+
+
+def config_name(name: str, uid: str) -> str:
+    """Name of the ConfigMap with job.json."""
+    return f"{name}-{short_uid(uid)}-config"
+
+
+def attempt_name(name: str, uid: str, stage: Stage, number: int) -> str:
+    """Name of an attempt's Job: never used twice."""
+    return f"{name}-{short_uid(uid)}-{stage.lower()}-{number}"
+
+
+def config_map(config: JobConfig, settings: Settings) -> Manifest:
+    """The immutable ConfigMap: the spec as written, the base model as resolved, the image."""
+    data = {CONFIG_KEY: config.model_dump_json(by_alias=True, exclude_none=True)}
+    if settings.report_ca is not None:
+        data[pod.REPORT_CA_KEY] = settings.report_ca
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": _metadata(config, config_name(config.name, config.uid), {}),
+        "immutable": True,
+        "data": data,
+    }
+
+
+def attempt_job(config: JobConfig, attempt: Attempt, settings: Settings) -> Manifest:
+    """The Job of an attempt. One pod, no retry of its own but after a disruption: every other retry is a new attempt."""
+    labels = {"stage": attempt.stage.lower(), "attempt": str(attempt.number)}
+    name = attempt_name(config.name, config.uid, attempt.stage, attempt.number)
+    metadata = _metadata(config, name, labels)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": metadata,
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",  # else a second pod starts while the first still writes
+            "podFailurePolicy": {
+                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
+            },
+            "template": {"metadata": {"labels": metadata["labels"]}, "spec": _pod(config, attempt, settings)},
+        },
+    }
+
+
+def _metadata(config: JobConfig, name: str, labels: dict[str, str]) -> Manifest:
+    owner = {"apiVersion": API_VERSION, "kind": "FineTuneJob", "name": config.name, "uid": config.uid}
+    return {
+        "name": name,
+        "namespace": config.namespace,
+        "labels": pod.common_labels(job=config.name, job_uid=config.uid, **labels),
+        "ownerReferences": [{**owner, "controller": True, "blockOwnerDeletion": True}],
+    }
+
+
+def _pod(config: JobConfig, attempt: Attempt, settings: Settings) -> Manifest:
+    backend = kubernetes(config.spec)
+    is_prepare = attempt.stage == "Prepare"
+    own_config = config_name(config.name, config.uid)
+    items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
+    file = {"name": "config", "configMap": {"name": own_config, "items": items, "defaultMode": 0o444}}
+    mount = {"name": "config", "mountPath": pods.CONFIG_FILE.rsplit("/", 1)[0], "readOnly": True}
+    secret_volumes, secret_mounts = pod.secret_volumes(secret_names(config, attempt.stage))
+    source_volumes, source_mounts = _sources(config.spec) if is_prepare else ([], [])
+    path = pods.REPORT_PATH.format(namespace=config.namespace, name=config.name)
+    env, report_volumes, report_mounts = pod.report_channel(settings, path, own_config)
+    container = {
+        "name": CONTAINER,
+        "image": config.image,
+        "args": _arguments(attempt),  # no command: any image can take the trainer's place
+        "env": [{"name": "HOME", "value": "/tmp"}, *env],
+        "resources": _resources(backend, attempt.stage),
+        "securityContext": pod.CONTAINER_SECURITY,
+        "terminationMessagePath": pods.TERMINATION_LOG,
+        "terminationMessagePolicy": "File",  # falling back to logs would leak rows into the status
+        "volumeMounts": [mount, *pod.WORK_MOUNTS, *secret_mounts, *source_mounts, *report_mounts],
+    }
+    return {
+        **pod.pod_spec(backend.pod, backend.service_account_name),
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "containers": [container],
+        "volumes": [file, *pod.WORK_VOLUMES, *secret_volumes, *source_volumes, *report_volumes],
+    }
+
+
+def kubernetes(spec: FineTuneJobSpec) -> KubernetesBackend:
+    """The backend's settings; left out, all are left out."""
+    return (spec.backend.kubernetes if spec.backend else None) or KubernetesBackend()
+
+
+def secret_names(config: JobConfig, stage: Stage) -> set[str]:
+    """Secrets a stage needs: the dataset's only where rows are read, the output's everywhere."""
+    spec = config.spec
+    refs: list[SecretRef | None] = [spec.output.secret_ref]
+    if stage != "Collect":
+        refs.append(config.base_model.secret_ref)
+    if stage == "Prepare":
+        refs += [source.secret_ref for _, source in _named_sources(spec)]
+    return {ref.name for ref in refs if ref is not None}
+
+
+def _named_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, Source]]:
+    for name, source in (
+        ("train", spec.dataset.train),
+        ("validation", spec.dataset.validation),
+        ("test", spec.dataset.test),
+    ):
+        if source is not None:
+            yield name, source
+
+
+def _sources(spec: FineTuneJobSpec) -> tuple[list[Manifest], list[Manifest]]:
+    """Volumes and mounts of sources that are not in object storage; a missing ConfigMap is the program's to report."""
+    volumes: list[Manifest] = []
+    mounts: list[Manifest] = []
+    for name, source in _named_sources(spec):
+        volume = f"source-{name}"
+        if source.config_map is not None:
+            key = source.config_map.key
+            items = [{"key": key, "path": key}]
+            volumes.append(
+                {"name": volume, "configMap": {"name": source.config_map.name, "items": items, "optional": True}}
+            )
+        elif source.persistent_volume_claim is not None:
+            claim = {"claimName": source.persistent_volume_claim.claim_name, "readOnly": True}
+            volumes.append({"name": volume, "persistentVolumeClaim": claim})
+        else:
+            continue
+        mounts.append({"name": volume, "mountPath": f"{pods.SOURCES_DIR}/{name}", "readOnly": True})
+    return volumes, mounts
+
+
+def _arguments(attempt: Attempt) -> list[str]:
+    arguments = ["finetune_trainer", attempt.stage.lower(), "--attempt", str(attempt.number)]
+    if attempt.micro_batch_divisor > 1:
+        arguments += ["--micro-batch-divisor", str(attempt.micro_batch_divisor)]
+    return arguments
+
+
+def _resources(backend: KubernetesBackend, stage: Stage) -> Manifest:
+    if stage != "Train":
+        return SMALL
+    default = TRAIN_GPU if backend.gpus else TRAIN_CPU
+    asked = backend.resources or Resources()
+    amounts = {"cpu": asked.cpu, "memory": asked.memory, GPU: str(backend.gpus) if backend.gpus else None}
+    own = {name: amount for name, amount in amounts.items() if amount is not None}
+    return {"requests": {**default["requests"], **own}, "limits": {**default["limits"], **own}}

@@ -1,0 +1,232 @@
+"""Runs of a stage: each is a Job of its own name, created once; another one follows when that can help.
+
+Every attempt is written into status.attempts with its end, so that the next decision needs nothing but the status and the
+Job it names. A new one is created only after no pod of the job is alive: two must never write the same folder.
+"""
+
+from finetune_api.pods import Stage as PodStage
+from finetune_api.pods import Summary
+from finetune_api.reasons import Reason, Stage
+from finetune_api.v1alpha1.finetunejob import Attempt as Record
+from finetune_operator.backends import BACKENDS
+from finetune_operator.cache import ATTEMPT_LABEL, STAGE_LABEL, Manifest, labels_of
+from finetune_operator.manifests.training import Attempt, attempt_name
+from finetune_operator.plan import ref_of
+from finetune_operator.reconcile.finetunejob import progress
+from finetune_operator.reconcile.finetunejob.cause import Ending, ending, has_started, is_alive
+from finetune_operator.reconcile.finetunejob.checks import backend_of
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.start import frozen_config
+from finetune_operator.reconcile.finetunejob.waiting import PULL_FAILURES, PULL_SECONDS, why_not_started
+
+MAX_RETRIES = 3
+MAX_LOST = 5
+MAX_INTERRUPTED = 20
+MAX_RECORDS = 32
+SUCCEEDED = "Succeeded"
+SUSPENDED = "Suspended"
+FIRST_DELAY_SECONDS = 5.0
+LONGEST_DELAY_SECONDS = 120.0
+LOST = Ending(Reason.INFRASTRUCTURE, "The Job was deleted while it ran.")
+NO_RESULT = Ending(
+    Reason.INTERNAL_ERROR,
+    "The pod exited with code 0 and left no readable summary: it was lost, or the image does not keep the pod contract.",
+)
+ONGOING: dict[PodStage, tuple[str, Stage]] = {
+    "Prepare": ("Preparing", Stage.DATA_VALIDATED),
+    "Train": ("Training", Stage.RUNNING),
+    "Collect": ("Collecting", Stage.RUNNING),
+}
+"""State and condition in which a stage's course shows."""
+
+
+def advance(draft: Draft, stage: PodStage) -> Summary | None:
+    """Take a stage one step further; returns its pod's summary in the round in which it succeeds.
+
+    A success without a readable summary is recorded too (:func:`succeeded`) and returns None.
+    """
+    last = next((record for record in reversed(records(draft)) if record.stage == stage), None)
+    if last is not None and last.completion_time is None:
+        job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, last.number))
+        if job is None:
+            end = LOST
+        else:
+            end = ending(job, pods_of(draft, last))
+            if end is None:
+                _go_on(draft, last, job)
+                return None
+        if end.reason is None and not _has_result(stage, end.summary):
+            end = NO_RESULT
+        last = close(draft, last, end)
+        if last.outcome == SUCCEEDED:
+            return end.summary
+        if not _may_retry(draft, last, end):
+            return None
+    _open(draft, stage, last)
+    return None
+
+
+def _has_result(stage: PodStage, summary: Summary | None) -> bool:
+    """Whether a pod that exited 0 said what came out; training's result stands in its manifest too."""
+    if stage == "Train":
+        return True
+    return summary is not None and (summary.prepared if stage == "Prepare" else summary.trained) is not None
+
+
+def records(draft: Draft) -> list[Record]:
+    """All attempts, oldest first."""
+    return draft.status.attempts or []
+
+
+def open_attempt(draft: Draft) -> Record | None:
+    """The attempt that has not ended."""
+    return next((record for record in records(draft) if record.completion_time is None), None)
+
+
+def has_ended(draft: Draft) -> bool:
+    """Whether the open attempt's Job has ended, which is not written down yet."""
+    record = open_attempt(draft)
+    job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, record.stage, record.number)) if record else None
+    return job is not None and ending(job, ()) is not None
+
+
+def succeeded(draft: Draft, stage: PodStage) -> bool:
+    """Whether the newest attempt at a stage has done its work."""
+    of_stage = [record for record in records(draft) if record.stage == stage]
+    return bool(of_stage) and of_stage[-1].outcome == SUCCEEDED
+
+
+def pods_of(draft: Draft, record: Record) -> list[Manifest]:
+    """The pods of an attempt."""
+    wanted = (record.stage.lower(), str(record.number))
+    return [
+        pod for pod in draft.seen.pods if (labels_of(pod).get(STAGE_LABEL), labels_of(pod).get(ATTEMPT_LABEL)) == wanted
+    ]
+
+
+def close(draft: Draft, record: Record, end: Ending) -> Record:
+    """Write an attempt's end down."""
+    outcome = end.reason or SUCCEEDED
+    message = end.message
+    if end.reason == Reason.OUT_OF_MEMORY and record.stage == "Train":
+        message += " The next attempt halves the micro-batch and accumulates twice as often."
+    closed = record.model_copy(
+        update={
+            "completion_time": timestamp(draft.now),
+            "outcome": str(outcome),
+            "message": message[:1024],
+            "counts": end.counts,
+        }
+    )
+    _replace(draft, closed)
+    return closed
+
+
+def stop(draft: Draft, outcome: str, message: str) -> None:
+    """End the open attempt from outside: its Job goes, its pod is told to stop and commits a checkpoint."""
+    record = open_attempt(draft)
+    if record is not None:
+        closed = {"completion_time": timestamp(draft.now), "outcome": outcome, "message": message, "counts": False}
+        _replace(draft, record.model_copy(update=closed))
+    delete_jobs(draft)
+
+
+def delete_jobs(draft: Draft) -> None:
+    """Delete every Job that may still have a live pod."""
+    for job in draft.seen.jobs.values():
+        if ending(job, ()) is None and "deletionTimestamp" not in job["metadata"]:
+            draft.delete.append(ref_of(job))
+
+
+def _replace(draft: Draft, record: Record) -> None:
+    same = (record.stage, record.number)
+    draft.update(attempts=[record if (each.stage, each.number) == same else each for each in records(draft)])
+
+
+def _go_on(draft: Draft, record: Record, job: Manifest) -> None:
+    """The attempt runs, or is about to."""
+    pods = pods_of(draft, record)
+    state, stage = ONGOING[record.stage]
+    if has_started(pods):
+        progress.running(draft, record, state, stage)
+        return
+    age = draft.since(record.start_time or timestamp(draft.now))
+    reason, message = why_not_started(draft, job, pods, age)
+    if reason in PULL_FAILURES and age >= PULL_SECONDS:
+        stop(draft, Reason.IMAGE_PULL_FAILED, message)
+        draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
+        return
+    draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "False", reason, message)
+    draft.stand("Starting" if record.stage == "Train" else state, message)
+
+
+def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
+    """Whether another attempt follows; else the job fails."""
+    reason = end.reason or Reason.INTERNAL_ERROR
+    where = f"{record.stage} attempt {record.number}"
+    if not end.can_retry:
+        draft.fail(reason, end.message)
+        return False
+    of_stage = [each for each in records(draft) if each.stage == record.stage]
+    allowed = MAX_RETRIES if draft.job.spec.max_retries is None else draft.job.spec.max_retries
+    if end.counts and sum(each.counts and each.outcome != SUCCEEDED for each in of_stage) > allowed:
+        draft.fail(reason, f"{end.message} ({where}; maxRetries {allowed} is used up)")
+        return False
+    for uncounted, limit in ((Reason.INFRASTRUCTURE, MAX_LOST), (Reason.INTERRUPTED, MAX_INTERRUPTED)):
+        if reason == uncounted and sum(each.outcome == uncounted for each in of_stage) > limit:
+            draft.fail(Reason.INFRASTRUCTURE, f"{end.message} ({where}; more than {limit} times)")
+            return False
+    draft.warn(reason, f"{where} ended: {record.message}")
+    return True
+
+
+def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
+    """Create the next attempt, once its time has come and nothing of an earlier one is alive."""
+    alive = [pod for pod in draft.seen.pods if is_alive(pod)]
+    wait = _delay(draft, last)
+    if alive or wait > 0:
+        if wait > 0:
+            draft.later(wait)
+        _say_retrying(draft, stage, last, alive)
+        return
+    number = last.number + 1 if last else 1
+    if number > 100:
+        draft.fail(Reason.INFRASTRUCTURE, "A stage has been started 100 times; delete the job and create it anew.")
+        return
+    attempt = Attempt(stage, number, _divisor(draft) if stage == "Train" else 1)
+    draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
+    record = Record(stage=stage, number=number, start_time=timestamp(draft.now))
+    draft.update(attempts=[*records(draft), record][-MAX_RECORDS:])
+    state, condition = ONGOING[stage]
+    message = "The pod is about to be created."
+    if attempt.micro_batch_divisor > 1:
+        message = f"Attempt {number} runs with the micro-batch divided by {attempt.micro_batch_divisor}, as memory ran out before."
+    elif last is not None:
+        message = f"Attempt {number} follows, as the one before ended: {last.outcome}."
+    draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", "Starting", message)
+    draft.stand("Starting" if stage == "Train" else state, message)
+    draft.later(20)
+
+
+def _say_retrying(draft: Draft, stage: PodStage, last: Record | None, alive: list[Manifest]) -> None:
+    condition = ONGOING[stage][1]
+    message = f"{last.stage} attempt {last.number} ended ({last.outcome}): {last.message}" if last else ""
+    if alive:
+        message = f"Waits until pod {alive[0]['metadata']['name']} has ended. {message}"
+    draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", "Retrying", message)
+    draft.update(eta=None)
+    draft.stand("Retrying", message)
+
+
+def _delay(draft: Draft, last: Record | None) -> float:
+    """Seconds until the next attempt; longer after each failure in a row, none after a suspension."""
+    if last is None or last.completion_time is None or last.outcome in (SUCCEEDED, SUSPENDED):
+        return 0.0
+    of_stage = [each for each in records(draft) if each.stage == last.stage and each.outcome != SUSPENDED]
+    delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (len(of_stage) - 1))
+    return delay - draft.since(last.completion_time)
+
+
+def _divisor(draft: Draft) -> int:
+    out_of_memory = sum(each.outcome == Reason.OUT_OF_MEMORY for each in records(draft) if each.stage == "Train")
+    return int(2**out_of_memory)

@@ -1,0 +1,125 @@
+"""How an attempt ended: from its Job and pod to a reason, a sentence, and whether another attempt can help.
+
+Read from containerStatuses and the termination message, never from logs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune_api.pods import Summary
+from finetune_api.reasons import RETRYABLE, Reason, reason_of
+from finetune_operator.cache import Manifest
+from finetune_operator.manifests.training import CONTAINER
+
+KILLED = 137
+TERMINATED = 143
+MESSAGE_LIMIT = 600
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The end of an attempt."""
+
+    reason: Reason | None
+    """None: the pod has done its work and exited 0."""
+    message: str
+    summary: Summary | None = None
+    """What the pod wrote at its end, where that could be read."""
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is the job's own failure, counted against maxRetries."""
+        return self.reason not in (None, Reason.INTERRUPTED, Reason.INFRASTRUCTURE)
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether another attempt can end differently."""
+        return not self.counts or self.reason in RETRYABLE
+
+
+def ending(job: Manifest, pods: Sequence[Manifest]) -> Ending | None:
+    """How the attempt of this Job ended; None: it has not."""
+    succeeded, failed = _condition(job, "Complete"), _condition(job, "Failed")
+    if succeeded is None and failed is None:
+        return None
+    pod = max(pods, key=_created, default=None)
+    if succeeded is not None:
+        done = _newest(pods, "Succeeded") or pod
+        return Ending(None, "Done.", _summary(_terminated(done)))
+    terminated = _terminated(pod)
+    if terminated is not None:
+        return _of_container(terminated)
+    return Ending(Reason.INFRASTRUCTURE, _lost(pod, failed or {}))
+
+
+def _of_container(terminated: Manifest) -> Ending:
+    """The container ended by itself or was killed."""
+    summary = _summary(terminated)
+    code = int(terminated.get("exitCode", 1))
+    if terminated.get("reason") == "OOMKilled":
+        return Ending(Reason.OUT_OF_MEMORY, "The container was killed for using more memory than its limit.", summary)
+    if summary is not None and summary.error is not None:
+        return Ending(_known(summary.error.code), summary.error.message, summary)
+    if code == KILLED:
+        return Ending(Reason.INTERRUPTED, "The container was killed (SIGKILL).", summary)
+    if code == TERMINATED:
+        return Ending(Reason.INTERRUPTED, "The container was told to stop (SIGTERM).", summary)
+    said = str(terminated.get("message") or terminated.get("reason") or "it left no message")
+    return Ending(reason_of(code), f"The container exited with code {code}: {said}"[:MESSAGE_LIMIT], summary)
+
+
+def _lost(pod: Manifest | None, failed: Manifest) -> str:
+    """The pod ended without its container saying how: evicted, node gone, deleted."""
+    status: Manifest = (pod or {}).get("status") or {}
+    said = status.get("message") or failed.get("message") or "nothing is known"
+    why = status.get("reason") or failed.get("reason") or "Unknown"
+    return f"The pod was lost without a word ({why}: {said})"[:MESSAGE_LIMIT]
+
+
+def _known(code: str) -> Reason:
+    return Reason(code) if code in Reason.__members__.values() else Reason.INTERNAL_ERROR
+
+
+def _summary(terminated: Manifest | None) -> Summary | None:
+    try:
+        return Summary.model_validate_json((terminated or {}).get("message") or "")
+    except ValidationError:
+        return None
+
+
+def _terminated(pod: Manifest | None) -> Manifest | None:
+    """State of the ended trainer container."""
+    for status in ((pod or {}).get("status") or {}).get("containerStatuses") or []:
+        if status["name"] == CONTAINER:
+            ended: Manifest | None = status.get("state", {}).get("terminated")
+            return ended
+    return None
+
+
+def _newest(pods: Sequence[Manifest], phase: str) -> Manifest | None:
+    return max((pod for pod in pods if pod.get("status", {}).get("phase") == phase), key=_created, default=None)
+
+
+def _created(pod: Manifest) -> Any:
+    return pod["metadata"].get("creationTimestamp", ""), pod["metadata"]["name"]
+
+
+def _condition(job: Manifest, kind: str) -> Manifest | None:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return next((each for each in conditions if each["type"] == kind and each["status"] == "True"), None)
+
+
+def is_alive(pod: Manifest) -> bool:
+    """Whether a pod may still be writing."""
+    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
+
+
+def has_started(pods: Sequence[Manifest]) -> bool:
+    """Whether the trainer container of any pod runs or ran."""
+    statuses = [status for pod in pods for status in (pod.get("status") or {}).get("containerStatuses") or []]
+    return any(
+        "waiting" not in status.get("state", {"waiting": {}}) for status in statuses if status["name"] == CONTAINER
+    )

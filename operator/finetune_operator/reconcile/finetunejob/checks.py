@@ -1,0 +1,143 @@
+"""What must hold before a job starts: a list of small checks; the first finding is the condition Accepted=False."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from finetune_api.reasons import Reason
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.backends import BACKENDS
+from finetune_operator.manifests.training import kubernetes
+from finetune_operator.reconcile.finetunejob.draft import Draft
+from finetune_operator.reconcile.service_account import refusal, service_account
+
+METHODS = ("sft", "cpt")
+ADAPTERS = ("Full", "LoRA", "QLoRA")
+ANSWER_METRICS = {"ExactMatch", "Accuracy"}
+
+
+class Finding(NamedTuple):
+    """Why a job is not accepted: a reason and a sentence that says what is supported."""
+
+    reason: Reason
+    message: str
+
+
+Check = Callable[[FineTuneJobSpec], Finding | None]
+
+
+def unsupported(message: str) -> Finding:
+    """A choice this version does not implement."""
+    return Finding(Reason.UNSUPPORTED, message)
+
+
+def method_of(spec: FineTuneJobSpec) -> str:
+    """Name of the method; left out, sft."""
+    return next(iter(spec.method.wire()), "sft") if spec.method else "sft"
+
+
+def adapter_of(spec: FineTuneJobSpec) -> str:
+    """Type of the adapter; left out, LoRA, and for cpt Full."""
+    if spec.adapter is not None:
+        return spec.adapter.type
+    return "Full" if method_of(spec) == "cpt" else "LoRA"
+
+
+def backend_of(spec: FineTuneJobSpec) -> str:
+    """Name of the backend; left out, kubernetes."""
+    return next(iter(spec.backend.wire()), "kubernetes") if spec.backend else "kubernetes"
+
+
+def method_is_supported(spec: FineTuneJobSpec) -> Finding | None:
+    """Of the methods the API knows."""
+    method = method_of(spec)
+    return (
+        None
+        if method in METHODS
+        else unsupported(f"method {method} is not supported yet; supported are {', '.join(METHODS)}.")
+    )
+
+
+def adapter_is_supported(spec: FineTuneJobSpec) -> Finding | None:
+    """Of the adapters the API knows."""
+    adapter = adapter_of(spec)
+    if adapter in ADAPTERS:
+        return None
+    return unsupported(f"adapter {adapter} is not supported yet; supported are {', '.join(ADAPTERS)}.")
+
+
+def backend_is_supported(spec: FineTuneJobSpec) -> Finding | None:
+    """Of the backends the API knows."""
+    backend = backend_of(spec)
+    return (
+        None
+        if backend in BACKENDS
+        else unsupported(f"backend {backend} is not supported yet; supported are {', '.join(BACKENDS)}.")
+    )
+
+
+def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
+    """Raw text has no answers to compare."""
+    if method_of(spec) != "cpt" or spec.evaluation is None:
+        return None
+    asked = {*(spec.evaluation.metrics or []), *(rule.metric for rule in spec.evaluation.gate or [])}
+    wrong = sorted(asked & ANSWER_METRICS)
+    if not wrong:
+        return None
+    return unsupported(
+        f"{' and '.join(wrong)} compare answers, and method cpt learns from raw text; supported with cpt are Loss and Perplexity."
+    )
+
+
+def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:
+    """A gate is decided on test rows."""
+    dataset = spec.dataset
+    has_test = dataset.test is not None or (dataset.split is not None and dataset.split.test is not None)
+    if spec.evaluation is None or not spec.evaluation.gate or has_test:
+        return None
+    return unsupported("evaluation.gate is decided on test rows: set dataset.test or dataset.split.test.")
+
+
+def deploy_is_an_adapter(spec: FineTuneJobSpec) -> Finding | None:
+    """A pool serves adapters of a base."""
+    if spec.deploy is None or adapter_of(spec) != "Full":
+        return None
+    return unsupported(
+        "deploy serves adapters, and adapter Full makes a whole model; use adapter LoRA or QLoRA, or leave deploy out."
+    )
+
+
+def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
+    """It is the job's own."""
+    template = spec.deploy.template if spec.deploy else None
+    if template is None or template.server is None or template.server.base_model is None:
+        return None
+    return unsupported("deploy.template.server.baseModel is the job's own base model: leave it out.")
+
+
+BEFORE_START: list[Check] = [
+    method_is_supported,
+    adapter_is_supported,
+    backend_is_supported,
+    metrics_fit_the_method,
+    gate_has_rows,
+    deploy_is_an_adapter,
+    deploy_leaves_the_base_out,
+]
+
+
+def first_finding(checks: list[Check], spec: FineTuneJobSpec) -> Finding | None:
+    """The first thing that is wrong."""
+    return next((found for check in checks if (found := check(spec))), None)
+
+
+def service_account_finding(draft: Draft) -> Finding | None:
+    """Whether the pods may run as the named service account; asks for it the first time."""
+    name = kubernetes(draft.job.spec).service_account_name
+    if name is None:
+        return None
+    ref = service_account(draft.namespace, name)
+    draft.answer(ref)
+    if draft.reads:
+        return None
+    sentence = refusal(draft.namespace, name, draft.seen.answers)
+    return Finding(Reason.NOT_ALLOWED, sentence) if sentence else None

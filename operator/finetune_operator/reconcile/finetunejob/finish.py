@@ -1,0 +1,110 @@
+"""After the end: nothing runs on, an AdapterDeployment is created once, the job expires. And the ends that come from outside."""
+
+from finetune_api import API_VERSION
+from finetune_api.conditions import find
+from finetune_api.reasons import Reason, Stage
+from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
+from finetune_operator.plan import ref_of
+from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob.checks import (
+    deploy_is_an_adapter,
+    deploy_leaves_the_base_out,
+    first_finding,
+)
+from finetune_operator.reconcile.finetunejob.draft import Draft
+
+CREATED = "Created"
+
+
+def finished(draft: Draft) -> bool:
+    """Complete or Failed already. Returns whether the job stands here."""
+    if not draft.holds(Stage.FINISHED):
+        return False
+    attempts.delete_jobs(draft)
+    if draft.holds(Stage.COMPLETE):
+        deploy(draft)
+    _expire(draft)
+    return True
+
+
+def cancelled(draft: Draft) -> bool:
+    """spec.cancel ends the job. Returns whether the job stands here."""
+    if not draft.job.spec.cancel:
+        return False
+    _end(draft, Reason.CANCELLED, "Cancelled by spec.cancel; checkpoints are kept.")
+    return True
+
+
+def past_deadline(draft: Draft) -> bool:
+    """activeDeadlineSeconds after startTime the job ends. Returns whether the job stands here."""
+    limit = draft.job.spec.active_deadline_seconds
+    if limit is None or draft.status.start_time is None:
+        return False
+    left = limit - draft.since(draft.status.start_time)
+    if left > 0:
+        draft.later(left)
+        return False
+    _end(
+        draft,
+        Reason.DEADLINE_EXCEEDED,
+        f"Not finished {limit} s after its start (activeDeadlineSeconds); checkpoints are kept.",
+    )
+    return True
+
+
+def _end(draft: Draft, reason: Reason, message: str) -> None:
+    attempts.stop(draft, reason, message)
+    draft.fail(reason, message)
+
+
+def deploy(draft: Draft) -> None:
+    """Create the AdapterDeployment of spec.deploy, once; one that is not ours is left alone."""
+    wanted = draft.job.spec.deploy
+    if wanted is None:
+        return
+    created = f"AdapterDeployment {wanted.name} was created."
+    known = find(draft.conditions, Stage.DEPLOY_CONFLICT)
+    if known is not None and (known.reason, known.message) == (CREATED, created):
+        return  # deleted since, perhaps: that is its owner's right
+    finding = first_finding([deploy_is_an_adapter, deploy_leaves_the_base_out], draft.job.spec)
+    if finding is not None:
+        draft.condition(Stage.DEPLOY_CONFLICT, "True", finding.reason, finding.message)
+        return
+    existing = draft.seen.deployment
+    if existing is not None and labels_of(existing).get(JOB_UID_LABEL) != draft.uid:
+        message = (
+            f"AdapterDeployment {wanted.name} exists and is not this job's; delete it, or choose another deploy.name."
+        )
+        draft.condition(Stage.DEPLOY_CONFLICT, "True", "AlreadyExists", message)
+        return
+    if existing is None:
+        draft.create.append(adapter_deployment(draft))
+    draft.condition(Stage.DEPLOY_CONFLICT, "False", CREATED, created)
+
+
+def adapter_deployment(draft: Draft) -> Manifest:
+    """Serves this job's adapter. No owner reference: deleting the job must not stop serving."""
+    wanted = draft.job.spec.deploy
+    assert wanted is not None
+    template = wanted.template.wire() if wanted.template else {}
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "AdapterDeployment",
+        "metadata": {
+            "name": wanted.name,
+            "namespace": draft.namespace,
+            "labels": {JOB_LABEL: draft.name, JOB_UID_LABEL: draft.uid},
+        },
+        "spec": {**template, "adapter": {"jobRef": {"name": draft.name}}},
+    }
+
+
+def _expire(draft: Draft) -> None:
+    lifetime = draft.job.spec.ttl_seconds_after_finished
+    if lifetime is None or draft.status.completion_time is None:
+        return
+    left = lifetime - draft.since(draft.status.completion_time)
+    if left > 0:
+        draft.later(left)
+    elif not draft.create:
+        draft.delete.append(ref_of(draft.seen.body))

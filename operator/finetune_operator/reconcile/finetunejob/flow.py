@@ -1,0 +1,81 @@
+"""The order of a FineTuneJob's steps. Each finds its part done and lets the next one go, or does what is missing and stops.
+
+finished  cancelled  accepted  past_deadline  base_resolved  frozen  prepared  not_suspended  trained  concluded
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from pydantic import ValidationError
+
+from finetune_api.conditions import Condition, upsert
+from finetune_api.reasons import Reason, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobStatus
+from finetune_operator.plan import Plan, StatusWrite, ref_of
+from finetune_operator.reconcile.finetunejob import finish, stages, start
+from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.observation import Observation, upstream_name
+
+Step = Callable[[Draft], bool]
+
+STEPS: list[Step] = [
+    finish.finished,
+    finish.cancelled,
+    start.accepted,
+    finish.past_deadline,
+    start.base_resolved,
+    start.frozen,
+    stages.prepared,
+    stages.not_suspended,
+    stages.trained,
+    stages.concluded,
+]
+
+
+def reconcile(seen: Observation, now: datetime) -> Plan:
+    """What shall happen next with a FineTuneJob."""
+    if "deletionTimestamp" in seen.body["metadata"]:
+        return Plan()
+    try:
+        job = FineTuneJob.model_validate(seen.body)
+    except ValidationError as error:
+        return _unreadable(seen, error, now)
+    draft = Draft(seen, now, job, job.status or FineTuneJobStatus())
+    draft.update(
+        method=f"{method_of(job.spec)} {adapter_of(job.spec)}", backend=backend_of(job.spec), base=_base(draft)
+    )
+    any(step(draft) for step in STEPS)
+    return draft.plan()
+
+
+def _base(draft: Draft) -> str:
+    base = draft.job.spec.base_model
+    if base.from_config is not None:
+        return f"{base.from_config.architecture} from random weights"
+    return base.uri or f"FineTuneJob {upstream_name(draft.seen.body)}"
+
+
+def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Plan:
+    """Written under another version of the definition: say which fields, and leave everything else alone."""
+    fields = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
+    message = f"This operator cannot read the object ({fields}); correct the fields, or install the operator of the definition's version."
+    status = seen.body.get("status") or {}
+    conditions = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
+    for kind, value in ((Stage.ACCEPTED, "False"), (Stage.STALLED, "True")):
+        new = {
+            "type": kind,
+            "status": value,
+            "reason": Reason.UNSUPPORTED,
+            "message": message[:1024],
+            "lastTransitionTime": timestamp(now),
+            "observedGeneration": seen.body["metadata"].get("generation", 0),
+        }
+        conditions = upsert(conditions, Condition.model_validate(new))
+    written = {
+        **status,
+        "conditions": [condition.wire() for condition in conditions],
+        "state": str(Reason.UNSUPPORTED),
+        "message": message[:1024],
+    }
+    return Plan(statuses=(StatusWrite(ref_of(seen.body), written),))

@@ -1,0 +1,87 @@
+"""What is looked at before deciding about a FineTuneJob: the object, its children, what it refers to, what its pod said."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from finetune_api.pods import Report
+from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Cache, Manifest, labels_of
+from finetune_operator.manifests.training import config_name
+from finetune_operator.plan import Key, Ref, Sources
+from finetune_operator.reports import Received
+from finetune_operator.settings import Settings
+
+KIND: Literal["FineTuneJob"] = "FineTuneJob"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One FineTuneJob and everything its next step depends on."""
+
+    settings: Settings
+    body: Manifest
+    config: Manifest | None
+    """The frozen ConfigMap."""
+    jobs: Mapping[str, Manifest]
+    """batch/v1 Jobs of its attempts, by name."""
+    pods: tuple[Manifest, ...]
+    """Their pods."""
+    upstream: Manifest | None
+    """The FineTuneJob of baseModel.jobRef."""
+    deployment: Manifest | None
+    """The AdapterDeployment of deploy.name."""
+    report: Received[Report] | None
+    """What its pod last said."""
+    answers: Mapping[Ref, Any]
+    """What was read on demand."""
+
+
+def observe(sources: Sources, key: Key) -> Observation | None:
+    """Collect it from the caches; None: the job is gone, and owner references clean up behind it."""
+    cache = sources.cache
+    body = cache.get(KIND, key.namespace, key.name)
+    if body is None:
+        return None
+    uid = body["metadata"]["uid"]
+    deploy = body["spec"].get("deploy") or {}
+    return Observation(
+        settings=sources.settings,
+        body=body,
+        config=cache.get("ConfigMap", key.namespace, config_name(key.name, uid)),
+        jobs={job["metadata"]["name"]: job for job in cache.labelled("Job", key.namespace, JOB_UID_LABEL, uid)},
+        pods=tuple(cache.labelled("Pod", key.namespace, JOB_UID_LABEL, uid)),
+        upstream=_named(cache, KIND, key.namespace, upstream_name(body)),
+        deployment=_named(cache, "AdapterDeployment", key.namespace, deploy.get("name")),
+        report=sources.reports.jobs.get(uid),
+        answers=sources.answers,
+    )
+
+
+def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
+    """A job wakes itself and those that wait for it; a child wakes its job; a deployment the jobs that name it."""
+    meta = body["metadata"]
+    namespace, name = meta["namespace"], meta["name"]
+    if kind == KIND:
+        yield Key(KIND, namespace, name)
+        yield from _those(sources.cache, namespace, lambda job: upstream_name(job) == name)
+    elif kind == "AdapterDeployment":
+        yield from _those(sources.cache, namespace, lambda job: (job["spec"].get("deploy") or {}).get("name") == name)
+    elif JOB_LABEL in labels_of(body):
+        yield Key(KIND, namespace, labels_of(body)[JOB_LABEL])
+
+
+def upstream_name(body: Manifest) -> str | None:
+    """Name of the job whose model this one starts from."""
+    reference = body["spec"]["baseModel"].get("jobRef") or {}
+    name: str | None = reference.get("name")
+    return name
+
+
+def _named(cache: Cache, kind: str, namespace: str, name: str | None) -> Manifest | None:
+    return cache.get(kind, namespace, name) if name else None
+
+
+def _those(cache: Cache, namespace: str, wanted: Any) -> Iterator[Key]:
+    for job in cache.all(KIND, namespace):
+        if wanted(job):
+            yield Key(KIND, namespace, job["metadata"]["name"])

@@ -1,0 +1,90 @@
+"""What a running pod reports -> status: percentage, loss, time left, checkpoints. At most every few seconds per job."""
+
+from finetune_api.pods import Report
+from finetune_api.reasons import Stage
+from finetune_api.v1alpha1.finetunejob import Attempt as Record
+from finetune_api.v1alpha1.finetunejob import TrainerStatus
+from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, timestamp
+
+WRITE_SECONDS = 5.0
+"""A status write costs every watcher of the job; progress is worth one in five seconds."""
+LOSS_METRICS = ("loss", "train_loss")
+
+
+def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
+    """The attempt's pod runs: say so, with its newest report."""
+    if record.stage == "Prepare":
+        draft.condition(stage, "Unknown", "Preparing", "The data is being read and checked.")
+        draft.stand(state, "The data is being read and checked.")
+        return
+    if record.stage == "Train":
+        _take_report(draft, record)
+    percent = draft.status.trainer_status.progress_percentage if draft.status.trainer_status else None
+    if record.stage == "Train" and percent == 100:
+        state = "Evaluating"
+    message = _sentence(draft, record, state)
+    draft.condition(stage, "True", state, message)
+    draft.stand(state, message)
+
+
+def _take_report(draft: Draft, record: Record) -> None:
+    received = draft.seen.report
+    if received is None or record.start_time is None or received.at < parse_time(record.start_time):
+        return  # of an earlier attempt
+    written = draft.status.trainer_status.last_updated_time if draft.status.trainer_status else None
+    if written is not None and draft.holds(Stage.RUNNING):
+        wait = WRITE_SECONDS - draft.since(written)
+        if wait > 0:
+            draft.later(wait)
+            return
+    if written == timestamp(received.at):
+        return
+    show(draft, received.report, timestamp(received.at))
+
+
+def show(draft: Draft, report: Report, at: str) -> None:
+    """Put a report into the status and its columns."""
+    said = report.trainer_status
+    draft.update(
+        trainer_status=said.model_copy(update={"last_updated_time": at}),
+        progress=f"{said.progress_percentage}%" if said.progress_percentage is not None else None,
+        loss=_loss(said) or draft.status.loss,
+        eta=duration(said.estimated_remaining_seconds),
+    )
+    if report.checkpoints is not None:
+        draft.update(checkpoints=report.checkpoints)
+    if report.resumed_from_step is not None:
+        draft.update(resumed_from_step=report.resumed_from_step)
+
+
+def _loss(said: TrainerStatus) -> str | None:
+    values = {metric.name: metric.value for metric in said.metrics or []}
+    text = next((values[name] for name in LOSS_METRICS if name in values), None)
+    if text is None:
+        return None
+    try:
+        return f"{float(text):.3f}"
+    except ValueError:
+        return text[:32]
+
+
+def duration(seconds: int | None) -> str | None:
+    """Seconds as people say them: 45s, 12m, 3h 5m."""
+    if seconds is None:
+        return None
+    if seconds < 60:
+        return f"{seconds}s"
+    minutes = seconds // 60
+    return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h {minutes % 60}m"
+
+
+def _sentence(draft: Draft, record: Record, state: str) -> str:
+    start = "" if record.number == 1 else f"Attempt {record.number}"
+    if record.number > 1 and draft.status.resumed_from_step is not None:
+        start += f", resumed from step {draft.status.resumed_from_step}"
+    what = {
+        "Training": "The train pod runs.",
+        "Evaluating": "Training is done; base and tuned model are being compared and the artifact stored.",
+        "Collecting": "The result is read from the artifact's manifest, as the train pod's summary was lost.",
+    }[state]
+    return f"{start}: {what}" if start else what

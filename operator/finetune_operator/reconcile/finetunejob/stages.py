@@ -1,0 +1,115 @@
+"""The stages of a started job, in order, and what each one's success means for the conditions."""
+
+from finetune_api.pods import Prepared, Trained
+from finetune_api.reasons import Reason, Stage
+from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob.cause import is_alive
+from finetune_operator.reconcile.finetunejob.draft import Draft
+
+
+def prepared(draft: Draft) -> bool:
+    """Data and plan. Returns whether the job stands here."""
+    if draft.holds(Stage.PLANNED):
+        return False
+    summary = attempts.advance(draft, "Prepare")
+    if draft.status.error is not None:
+        error = draft.status.error
+        draft.condition(Stage.DATA_VALIDATED, "False", error.code, error.message)
+    if summary is None or summary.prepared is None:
+        return True
+    _take_prepared(draft, summary.prepared)
+    return False
+
+
+def _take_prepared(draft: Draft, result: Prepared) -> None:
+    rows = ", ".join(f"{split.rows} {split.name}" for split in result.dataset.splits)
+    left_out = f"; left out: {result.dataset.duplicates} duplicates, {result.dataset.invalid} invalid"
+    steps = "" if result.plan.steps is None else f"{result.plan.steps} optimiser steps; "
+    draft.update(dataset=result.dataset, plan=result.plan)
+    draft.condition(Stage.DATA_VALIDATED, "True", "Valid", f"{result.dataset.format} rows: {rows}{left_out}.")
+    draft.condition(
+        Stage.PLANNED,
+        "True",
+        "Planned",
+        f"{steps}{len(result.plan.choices)} values were left out and decided (status.plan).",
+    )
+
+
+def not_suspended(draft: Draft) -> bool:
+    """spec.suspend ends the running attempt; its pod commits a checkpoint. Returns whether the job stands here."""
+    if not draft.job.spec.suspend:
+        if draft.holds(Stage.SUSPENDED):
+            draft.condition(Stage.SUSPENDED, "False", "Resumed", "Goes on from the last committed checkpoint.")
+        return False
+    if attempts.succeeded(draft, "Train") or attempts.has_ended(draft):
+        return False  # nothing is left to stop; what came out is looked at first
+    record = attempts.open_attempt(draft)
+    alive = [pod["metadata"]["name"] for pod in draft.seen.pods if is_alive(pod)]
+    if record is not None:
+        attempts.stop(draft, attempts.SUSPENDED, "Stopped by spec.suspend.")
+    message = "Stopped by spec.suspend; set it to false to go on from the last committed checkpoint."
+    if alive:
+        message = f"Pod {alive[0]} is committing a checkpoint. {message}"
+    draft.condition(Stage.SUSPENDED, "True", "Suspended", message)
+    draft.condition(Stage.RUNNING, "False", "Suspended", message)
+    draft.update(eta=None)
+    draft.stand("Suspended", message)
+    return True
+
+
+def trained(draft: Draft) -> bool:
+    """Training, evaluation and publishing. Returns whether the job stands here."""
+    if draft.status.artifact is not None:
+        return False
+    summary = None
+    if not attempts.succeeded(draft, "Train"):
+        summary = attempts.advance(draft, "Train")
+    if (summary is None or summary.trained is None) and attempts.succeeded(draft, "Train"):
+        summary = attempts.advance(draft, "Collect")
+    if summary is None or summary.trained is None:
+        return True
+    _take_trained(draft, summary.trained)
+    return False
+
+
+def _take_trained(draft: Draft, result: Trained) -> None:
+    evaluation = result.evaluation
+    draft.update(
+        artifact=result.artifact, evaluation=evaluation, trained_tokens=result.trained_tokens, progress="100%", eta=None
+    )
+    if result.loss is not None:
+        draft.update(loss=f"{result.loss:.3f}")
+    draft.condition(Stage.ARTIFACT_STORED, "True", "Stored", f"{result.artifact.uri} ({result.artifact.digest})")
+    if evaluation is None:
+        draft.condition(
+            Stage.EVALUATED, "False", "NotEvaluated", "There are no test rows: set dataset.test or dataset.split.test."
+        )
+    else:
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.tuned.items())
+        draft.condition(
+            Stage.EVALUATED, "True", "Evaluated", f"On {evaluation.rows} {evaluation.split} rows: {figures}."
+        )
+    verdicts = (evaluation.gate if evaluation else None) or []
+    if result.gate_passed:
+        message = " ".join(verdict.message for verdict in verdicts) or "The spec has no gate."
+        draft.condition(Stage.GATE_PASSED, "True", "GatePassed" if verdicts else "NoGate", message)
+    else:
+        message = " ".join(verdict.message for verdict in verdicts if not verdict.passed) or "The gate did not hold."
+        draft.condition(Stage.GATE_PASSED, "False", Reason.GATE_FAILED, message)
+
+
+def concluded(draft: Draft) -> bool:
+    """Complete, or Failed by the gate. The job stands here for good."""
+    artifact = draft.status.artifact
+    assert artifact is not None
+    if draft.holds(Stage.GATE_PASSED):
+        draft.succeed(f"{artifact.kind} stored at {artifact.uri}")
+    else:
+        draft.fail(
+            Reason.GATE_FAILED, f"The gate did not hold; the artifact is kept and marked. {_gate_message(draft)}"
+        )
+    return True
+
+
+def _gate_message(draft: Draft) -> str:
+    return next(condition.message for condition in draft.conditions if condition.type == Stage.GATE_PASSED)

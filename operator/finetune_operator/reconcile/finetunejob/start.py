@@ -1,0 +1,127 @@
+"""From accepted to started: the base model is resolved, the configuration frozen, startTime written.
+
+Order matters: the ConfigMap first, then startTime (from which the API server refuses changes), then the first Job.
+"""
+
+from finetune_api.conditions import find
+from finetune_api.pods import JobConfig
+from finetune_api.reasons import Reason, Stage
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, ResolvedBaseModel
+from finetune_operator.manifests.training import CONFIG_KEY, config_map, kubernetes
+from finetune_operator.plan import ref_of
+from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, Finding, first_finding, service_account_finding
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+
+LOOK_AGAIN_SECONDS = 15.0
+"""A ServiceAccount is not watched: after a refusal it is read again."""
+WAITING_FOR_JOB = "WaitingForJob"
+
+
+def accepted(draft: Draft) -> bool:
+    """Refuse what cannot be carried out. Returns whether the job stands here."""
+    if draft.status.start_time is not None:
+        return False
+    finding = first_finding(BEFORE_START, draft.job.spec) or service_account_finding(draft)
+    if draft.reads:
+        return True
+    if finding is not None:
+        refuse(draft, finding)
+        return True
+    draft.condition(Stage.ACCEPTED, "True", "Supported", "This operator can carry the spec out.")
+    return False
+
+
+def refuse(draft: Draft, finding: Finding) -> None:
+    """Accepted=False: nothing happens until the spec changes."""
+    draft.condition(Stage.ACCEPTED, "False", finding.reason, finding.message)
+    draft.condition(Stage.STALLED, "True", finding.reason, finding.message)
+    draft.stand(finding.reason, finding.message)
+    if finding.reason == Reason.NOT_ALLOWED:
+        draft.later(LOOK_AGAIN_SECONDS)
+
+
+def base_resolved(draft: Draft) -> bool:
+    """Find the address behind baseModel, waiting for the job that makes it. Returns whether the job stands here."""
+    if draft.status.start_time is not None:
+        return False
+    base = draft.job.spec.base_model
+    if base.job_ref is None:
+        draft.update(
+            base_model=ResolvedBaseModel(
+                uri=base.uri, revision=base.revision, digest=base.digest, secret_ref=base.secret_ref
+            )
+        )
+        return False
+    if draft.seen.upstream is None:
+        _wait(draft, f"Waits for FineTuneJob {base.job_ref.name}, which does not exist in namespace {draft.namespace}.")
+        return True
+    upstream = FineTuneJob.model_validate(draft.seen.upstream)
+    return _wait_for(draft, base.job_ref.name, upstream, str(draft.seen.upstream["metadata"]["uid"]))
+
+
+def _wait_for(draft: Draft, name: str, upstream: FineTuneJob, uid: str) -> bool:
+    status = upstream.status
+    failed = find((status and status.conditions) or [], Stage.FAILED)
+    if failed is not None and failed.status == "True":
+        message = f"FineTuneJob {name} has failed ({failed.reason}: {failed.message}). Delete it and create it anew, or cancel this job."
+        draft.condition(Stage.STALLED, "True", "UpstreamFailed", message)
+        _wait(draft, message)
+        return True
+    complete = find((status and status.conditions) or [], Stage.COMPLETE)
+    if status is None or complete is None or complete.status != "True" or status.artifact is None:
+        state = (status and status.state) or "Pending"
+        _wait(draft, f"Waits for FineTuneJob {name}, which is {state}.")
+        return True
+    if status.artifact.kind != "Model":
+        message = (
+            f"FineTuneJob {name} made an adapter; baseModel.jobRef takes a whole model: a job with adapter Full. "
+            "An adapter is served on its base by an AdapterDeployment."
+        )
+        refuse(draft, Finding(Reason.UNSUPPORTED, message))
+        return True
+    secret = draft.job.spec.base_model.secret_ref or upstream.spec.output.secret_ref
+    artifact = status.artifact
+    draft.update(base_model=ResolvedBaseModel(uri=artifact.uri, digest=artifact.digest, secret_ref=secret, job_uid=uid))
+    return False
+
+
+def _wait(draft: Draft, message: str) -> None:
+    draft.condition(Stage.RUNNING, "False", WAITING_FOR_JOB, message)
+    draft.stand(WAITING_FOR_JOB, message)
+
+
+def frozen(draft: Draft) -> bool:
+    """Write down what will be carried out. Returns whether the job stands here."""
+    existing = draft.seen.config
+    if existing is None:
+        draft.create.append(config_map(new_config(draft), draft.seen.settings))
+    if draft.status.start_time is not None:
+        return False
+    if existing is not None and frozen_config(draft) != new_config(draft):
+        draft.delete.append(ref_of(existing))  # the spec changed between freezing and starting
+        draft.later(0.5)
+        return True
+    draft.update(start_time=timestamp(draft.now))
+    draft.condition(Stage.DATA_VALIDATED, "Unknown", "Preparing", "The data is about to be read and checked.")
+    draft.condition(Stage.RUNNING, "False", "Preparing", "The data is prepared first.")
+    draft.stand("Preparing", "The configuration is frozen; the data is about to be read and checked.")
+    return True
+
+
+def new_config(draft: Draft) -> JobConfig:
+    """The configuration as it would be frozen now."""
+    return JobConfig(
+        namespace=draft.namespace,
+        name=draft.name,
+        uid=draft.uid,
+        spec=draft.job.spec,
+        base_model=draft.status.base_model or ResolvedBaseModel(),
+        image=kubernetes(draft.job.spec).image or draft.seen.settings.trainer_image,
+    )
+
+
+def frozen_config(draft: Draft) -> JobConfig:
+    """The configuration as it was frozen: an operator upgrade changes no started job's image."""
+    if draft.seen.config is None:
+        return new_config(draft)
+    return JobConfig.model_validate_json(draft.seen.config["data"][CONFIG_KEY])

@@ -1,0 +1,64 @@
+"""Why a pod has not started: quota, Pod Security, image, scheduling. Said nowhere else than in conditions and Warning events."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from finetune_operator.cache import Manifest
+from finetune_operator.plan import Ref, ref_of
+from finetune_operator.reconcile.finetunejob.draft import Draft
+
+PATIENCE_SECONDS = 20.0
+"""Before this, a pod that has not started is nothing to talk about."""
+PULL_SECONDS = 120.0
+"""A registry may hiccup; an image that cannot be pulled for so long ends the job."""
+PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+NORMAL = {"ContainerCreating", "PodInitializing"}
+LOOK_AGAIN_SECONDS = (5.0, 60.0)
+
+
+def why_not_started(draft: Draft, job: Manifest, pods: Sequence[Manifest], age: float) -> tuple[str, str]:
+    """Reason and sentence; reads the Warning events once the pod is late."""
+    shortest, longest = LOOK_AGAIN_SECONDS
+    draft.later(PATIENCE_SECONDS - age if age < PATIENCE_SECONDS else min(max(age / 4, shortest), longest))
+    waiting = _container_waiting(pods)
+    if waiting is not None:
+        return waiting
+    unscheduled = _unscheduled(pods)
+    if unscheduled is not None:
+        return unscheduled
+    if age >= PATIENCE_SECONDS:
+        warning = _newest_warning(draft, [ref_of(job), *(ref_of(pod) for pod in pods)])
+        if warning is not None:
+            return str(warning["reason"]), f"{warning['involvedObject']['kind']}: {warning['message']}"
+    return "Starting", "The pod is starting." if pods else "The pod is about to be created."
+
+
+def _container_waiting(pods: Sequence[Manifest]) -> tuple[str, str] | None:
+    for pod in pods:
+        for status in (pod.get("status") or {}).get("containerStatuses") or []:
+            waiting = status.get("state", {}).get("waiting") or {}
+            reason = waiting.get("reason")
+            if reason and reason not in NORMAL:
+                return str(reason), f"Image {status['image']}: {waiting.get('message') or reason}"
+    return None
+
+
+def _unscheduled(pods: Sequence[Manifest]) -> tuple[str, str] | None:
+    for pod in pods:
+        for condition in (pod.get("status") or {}).get("conditions") or []:
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return str(condition.get("reason") or "Unschedulable"), str(
+                    condition.get("message") or "No node takes the pod."
+                )
+    return None
+
+
+def _newest_warning(draft: Draft, refs: Sequence[Ref]) -> Manifest | None:
+    found: list[Any] = []
+    for ref in refs:
+        found += draft.answer(ref._replace(api_version="v1", kind="Event")) or []
+    return max(found, key=_last_seen, default=None)
+
+
+def _last_seen(event: Manifest) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
