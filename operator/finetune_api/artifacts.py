@@ -88,7 +88,7 @@ class JobRecord(ApiModel):
     data_digest: Digest
     """sha256 of data/manifest.json."""
     artifact: ArtifactStatus
-    evaluation: EvaluationStatus | None
+    evaluation: EvaluationStatus | None = None
     gate_passed: bool
     trained_tokens: int
     steps: int
@@ -99,8 +99,8 @@ class JobRecord(ApiModel):
 class ResolvedTraining(ApiModel):
     """Hyperparameters with nothing left out. Batch sizes count rows, or packed sequences."""
 
-    epochs: float | None
-    max_steps: int | None
+    epochs: float | None = None
+    max_steps: int | None = None
     steps: int
     """Optimiser steps in all, however they were asked for."""
     learning_rate: float
