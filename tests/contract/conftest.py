@@ -8,6 +8,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+
 from s3_server import S3Server, serve
 
 
@@ -25,13 +26,13 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
         yield server
 
 
-@pytest.fixture()
+@pytest.fixture
 def bucket(s3_server: S3Server) -> str:
     """Address of a fresh bucket."""
     return s3_server.bucket(f"test-{uuid4().hex[:12]}")
 
 
-@pytest.fixture()
+@pytest.fixture
 def secret(s3_server: S3Server, tmp_path: Path) -> Path:
     """Folder of a mounted Secret named s3, with every right."""
     return s3_server.secret(tmp_path / "secrets" / "s3")

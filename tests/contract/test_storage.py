@@ -5,23 +5,23 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_server import S3Server, serve
 
 from finetune_api.artifacts import Manifest
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_storage import Store, commit_folder, fetch_folder, fetch_model, open_store, pin_model, sha256_of
+from s3_server import S3Server, serve
 
 LARGE = 40 * 2**20
 """Bytes that need several parts."""
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(bucket: str, secret: Path) -> Store:
-    return open_store(f"{bucket}/folder", secret)
+    return open_store(f"{bucket}/folder", secret, patience=20)
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "adapter"
     (root / "deep").mkdir(parents=True)
