@@ -49,6 +49,7 @@ BUILTIN = (
     "zlib",
 )
 SHORTEST = 40
+SHORTEST_QUESTION = 80  # shorter ones ("Return the value.") fit any area
 PROMPT_CHARACTERS = 240
 NEAR_COPY_CHARACTERS = 80
 SEED = 42
@@ -130,7 +131,7 @@ def _members(value: object) -> list[tuple[str, object]]:
 
 def area_rows(found: list[Docstring], seed: int) -> dict[str, list[Docstring]]:
     """The docstrings with an area, split 80/10/10 by a seeded shuffle."""
-    labelled = [docstring for docstring in found if docstring.area]
+    labelled = [docstring for docstring in found if docstring.area and len(docstring.text) >= SHORTEST_QUESTION]
     random.Random(seed).shuffle(labelled)
     tenth = len(labelled) // 10
     return {"test": labelled[:tenth], "validation": labelled[tenth : 2 * tenth], "train": labelled[2 * tenth :]}
