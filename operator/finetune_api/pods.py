@@ -46,6 +46,8 @@ SERVER_PORT = 8081
 """Model server, on loopback only."""
 GATEWAY_PORT = 8080
 """Gateway: traffic, probes, metrics."""
+MAX_POOL_ADAPTERS = 256
+"""AdapterDeployments of one pool."""
 POD_NAME_ENV = "POD_NAME"
 
 REPORT_AUDIENCE = "finetune.dev/report"
@@ -135,7 +137,7 @@ class DesiredPool(ApiModel):
     pool: str
     """Name of the Deployment."""
     base_model: ModelRef
-    adapters: Annotated[list[DesiredAdapter], Field(max_length=256)]
+    adapters: Annotated[list[DesiredAdapter], Field(max_length=MAX_POOL_ADAPTERS)]
 
 
 class LoadedAdapter(ApiModel):
@@ -161,4 +163,5 @@ class PoolReport(ApiModel):
     pod: str
     ready: bool
     """The base answers and every desired adapter was tried."""
-    adapters: Annotated[list[LoadedAdapter], Field(max_length=256)]
+    adapters: Annotated[list[LoadedAdapter], Field(max_length=2 * MAX_POOL_ADAPTERS)]
+    """Adapters on their way out are among them."""

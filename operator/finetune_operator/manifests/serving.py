@@ -6,6 +6,7 @@ Nothing in the pod template depends on which adapters are wanted, so adding one 
 import hashlib
 import json
 import math
+import string
 from dataclasses import dataclass
 
 from finetune_api import pods
@@ -56,6 +57,12 @@ def owner_reference(body: Manifest, *, controller: bool = False) -> Manifest:
     meta = body["metadata"]
     owner = {"apiVersion": body["apiVersion"], "kind": body["kind"], "name": meta["name"], "uid": meta["uid"]}
     return {**owner, "controller": True} if controller else owner
+
+
+def is_owner(body: Manifest, child: Manifest) -> bool:
+    """Whether an object belongs to this incarnation of an owner."""
+    owners = child["metadata"].get("ownerReferences") or []
+    return any(owner["uid"] == body["metadata"]["uid"] for owner in owners)
 
 
 def deployment(pool: ServerPool, replicas: int, owners: list[Manifest], settings: Settings) -> Manifest:
@@ -112,7 +119,7 @@ def _pod(pool: ServerPool, settings: Settings) -> Manifest:
     # The whole ConfigMap but the CA, as a folder: with a subPath the file would never change.
     items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
     config = {"name": "config", "configMap": {"name": pool.name, "items": items, "defaultMode": 0o444}}
-    volumes = [{"name": name, "emptyDir": {}} for name in ("models", "adapters", "tmp")]
+    volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("models", "adapters", "tmp")]
     return {
         **pod.pod_spec(pool.runtime.pod, pool.service_account),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
@@ -129,7 +136,7 @@ HOME = {"name": "HOME", "value": "/tmp"}
 
 
 def _mount(volume: str, path: str, *, read_only: bool = False) -> Manifest:
-    return {"name": volume, "mountPath": path, "readOnly": read_only}
+    return {"name": volume, "mountPath": path, **({"readOnly": True} if read_only else {})}
 
 
 def _container(name: str, image: str, args: list[str]) -> Manifest:
@@ -214,6 +221,7 @@ def max_lora_rank(pool: ServerPool) -> int:
 
 
 def whole_cores(cpu: str) -> int:
-    """Threads for a CPU quantity: 1 for "500m", 4 for "3500m"."""
-    cores = float(cpu.removesuffix("m")) / 1000 if cpu.endswith("m") else float(cpu)
-    return max(1, math.ceil(cores))
+    """Threads for a CPU quantity: 1 for "500m", 4 for "3.5"."""
+    number = cpu.rstrip(string.ascii_letters)
+    scale = {"": 1.0, "m": 0.001}.get(cpu.removeprefix(number), 1000.0)
+    return max(1, math.ceil(float(number) * scale))

@@ -1,0 +1,200 @@
+"""Who belongs to which pool: AdapterDeployments with their references resolved. Pure.
+
+Used by :mod:`finetune_operator.reconcile.pool` and :mod:`finetune_operator.reconcile.adapterdeployment`.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from pydantic import ValidationError
+
+from finetune_api.conditions import is_true
+from finetune_api.pods import BASE_MODEL_NAME, MAX_POOL_ADAPTERS
+from finetune_api.reasons import ServingReason, Stage
+from finetune_api.v1alpha1.adapterdeployment import (
+    AdapterDeploymentSpec,
+    AdapterDeploymentStatus,
+    ResolvedAdapter,
+    Server,
+    TransformersRuntime,
+)
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.references import ModelRef
+from finetune_operator.cache import Cache, Manifest
+from finetune_operator.manifests.serving import ServerPool
+
+KIND = "AdapterDeployment"
+
+
+class Finding(NamedTuple):
+    """Why an AdapterDeployment is not Ready."""
+
+    reason: ServingReason
+    message: str
+
+
+@dataclass(frozen=True)
+class Member:
+    """An AdapterDeployment and what it stands for."""
+
+    body: Manifest
+    status: AdapterDeploymentStatus
+    """As it was last written."""
+    model: str
+    """Public model name."""
+    replicas: int = 1
+    adapter: ResolvedAdapter | None = None
+    """What is to be served, where that is known."""
+    pool: ServerPool | None = None
+    """Where, if an adapter is known."""
+    finding: Finding | None = None
+    """What stands in the way; an adapter resolved earlier may serve meanwhile."""
+    is_blocked: bool = False
+    """It has no place in its pool: nothing of it is served."""
+
+    @property
+    def name(self) -> str:
+        """Name of the AdapterDeployment."""
+        return str(self.body["metadata"]["name"])
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sorts the oldest first."""
+        return str(self.body["metadata"].get("creationTimestamp", "")), self.name
+
+
+def members(cache: Cache, namespace: str) -> list[Member]:
+    """All AdapterDeployments of a namespace that are not being deleted."""
+    bodies = [body for body in cache.all(KIND, namespace) if "deletionTimestamp" not in body["metadata"]]
+    return [member(body, referenced_job(cache, body)) for body in bodies]
+
+
+def job_name(body: Manifest) -> str | None:
+    """Name in adapter.jobRef."""
+    name: str | None = (body["spec"].get("adapter", {}).get("jobRef") or {}).get("name")
+    return name
+
+
+def referenced_job(cache: Cache, body: Manifest) -> Manifest | None:
+    """The FineTuneJob of adapter.jobRef, where there is one now."""
+    name = job_name(body)
+    return cache.get("FineTuneJob", body["metadata"]["namespace"], name) if name else None
+
+
+def member(body: Manifest, job: Manifest | None) -> Member:
+    """An AdapterDeployment with its references resolved; ``job`` is the one it refers to, if that exists."""
+    name = body["metadata"]["name"]
+    try:
+        status = AdapterDeploymentStatus.model_validate(body.get("status") or {})
+        spec = AdapterDeploymentSpec.model_validate(body["spec"])
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        unreadable = Finding(ServingReason.UNSUPPORTED, f"The object cannot be read: {where}: {first['msg']}.")
+        return Member(body, AdapterDeploymentStatus(), name, finding=unreadable)
+    server = spec.server or Server()
+    known = Member(body, status, (spec.traffic and spec.traffic.model) or name, server.replicas or 1)
+    refused = unsupported(spec, server)
+    if refused is not None:
+        return replace(known, finding=refused)
+    adapter, finding = resolve(spec, server, status.adapter, job)
+    pool = server_pool(body["metadata"]["namespace"], server, adapter) if adapter else None
+    return replace(known, adapter=adapter, pool=pool, finding=finding)
+
+
+def unsupported(spec: AdapterDeploymentSpec, server: Server) -> Finding | None:
+    """A setting this version does not implement, with what is supported."""
+    wrong = [
+        (spec.mode == "Merged", "mode Merged is not supported yet; supported is Adapter"),
+        (bool(spec.traffic and spec.traffic.split), "traffic.split is not supported yet; leave it out"),
+        (spec.rollout is not None, "rollout is not supported yet; leave it out: a new adapter takes over at once"),
+        (spec.autoscaling is not None, "autoscaling is not supported yet; set server.replicas"),
+        (server.runtime.vllm is not None, "runtime vllm is not supported yet; supported is transformers"),
+        (server.runtime.provider is not None, "runtime provider is not supported yet; supported is transformers"),
+    ]
+    return next((Finding(ServingReason.UNSUPPORTED, f"{said}.") for is_wrong, said in wrong if is_wrong), None)
+
+
+def resolve(
+    spec: AdapterDeploymentSpec, server: Server, earlier: ResolvedAdapter | None, job: Manifest | None
+) -> tuple[ResolvedAdapter | None, Finding | None]:
+    """The adapter to serve. A job that is gone, runs again or failed leaves the one resolved before."""
+    reference = spec.adapter.job_ref
+    if reference is None:
+        # Rules of the CRD.
+        assert spec.adapter.uri
+        assert spec.adapter.digest
+        assert server.base_model
+        adapter = ResolvedAdapter(
+            uri=spec.adapter.uri, digest=spec.adapter.digest, base_model=server.base_model, secret_ref=server.secret_ref
+        )
+        return adapter, None
+    if job is None:
+        found: ResolvedAdapter | Finding = Finding(
+            ServingReason.WAITING_FOR_JOB, f"FineTuneJob {reference.name} does not exist."
+        )
+    else:
+        found = of_job(job)
+    if isinstance(found, ResolvedAdapter):
+        return (found.model_copy(update={"secret_ref": server.secret_ref}) if server.secret_ref else found), None
+    if earlier is not None and earlier.job_name == reference.name:
+        return earlier, None
+    return earlier, found
+
+
+def of_job(body: Manifest) -> ResolvedAdapter | Finding:
+    """The adapter a job has made, or why it has none."""
+    job, meta = FineTuneJob.model_validate(body), body["metadata"]
+    name, status = meta["name"], job.status
+    conditions = (status and status.conditions) or []
+    gate = next((each for each in conditions if each.type == Stage.GATE_PASSED), None)
+    if gate is not None and gate.status == "False":
+        return Finding(
+            ServingReason.GATE_FAILED, f"FineTuneJob {name} did not pass its gate, so it is not served: {gate.message}"
+        )
+    if not (status and is_true(conditions, Stage.COMPLETE) and gate and gate.status == "True" and status.artifact):
+        stands = f"{status.state}: {status.message}" if status and status.state else "it has not started"
+        return Finding(ServingReason.WAITING_FOR_JOB, f"FineTuneJob {name} is not Complete yet ({stands}).")
+    artifact, base = status.artifact, status.base_model
+    if artifact.kind == "Model" or base is None or base.uri is None:
+        return Finding(
+            ServingReason.UNSUPPORTED,
+            f"FineTuneJob {name} made a whole model; only adapters can be served yet: use adapter LoRA or QLoRA.",
+        )
+    return ResolvedAdapter(
+        uri=artifact.uri,
+        digest=artifact.digest,
+        base_model=ModelRef(uri=base.uri, revision=base.revision, digest=base.digest, secret_ref=base.secret_ref),
+        job_name=name,
+        job_uid=meta["uid"],
+        secret_ref=job.spec.output.secret_ref,
+    )
+
+
+def server_pool(namespace: str, server: Server, adapter: ResolvedAdapter) -> ServerPool:
+    """The pool an adapter is served in."""
+    base = adapter.base_model
+    return ServerPool(
+        namespace=namespace,
+        pool=server.pool or "default",
+        base_model=base.model_copy(update={"secret_ref": base.secret_ref or adapter.secret_ref}),
+        runtime=server.runtime.transformers or TransformersRuntime(),
+        secret_ref=adapter.secret_ref,
+        service_account=server.service_account_name,
+    )
+
+
+def seated(pool: Iterable[Member]) -> Iterator[Member]:
+    """Members of one pool, the oldest first, with a finding where there is no room for them."""
+    taken = {BASE_MODEL_NAME: "the base model"}
+    for each in sorted(pool, key=lambda member: member.age):
+        if len(taken) > MAX_POOL_ADAPTERS:
+            message = f"The pool serves {MAX_POOL_ADAPTERS} adapters already; choose another server.pool."
+            yield replace(each, is_blocked=True, finding=Finding(ServingReason.UNSUPPORTED, message))
+        elif each.model in taken:
+            message = f"Model name {each.model} is taken by {taken[each.model]} in this pool; set traffic.model."
+            yield replace(each, is_blocked=True, finding=Finding(ServingReason.NAME_TAKEN, message))
+        else:
+            taken[each.model] = f"AdapterDeployment {each.name}"
+            yield each

@@ -1,0 +1,163 @@
+"""Whether a pool's pods serve an adapter: what the kubelet says of them, and what their gateways reported. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from finetune_api.pods import LoadedAdapter, PoolReport
+from finetune_api.reasons import ServingReason
+from finetune_api.v1alpha1.adapterdeployment import PodAdapter
+from finetune_api.v1alpha1.finetunejob import JobError
+from finetune_operator.cache import Manifest
+from finetune_operator.reconcile.pool_members import Finding, Member
+from finetune_operator.reports import Received
+
+MAX_PODS = 64
+"""Of status.pods."""
+REPORT_WAIT = timedelta(seconds=30)
+"""After its start the operator knows no reports; until then the last Ready stays."""
+QUIET = {"ContainerCreating", "PodInitializing"}
+
+
+@dataclass(frozen=True)
+class Pods:
+    """A pool's pods and what they said."""
+
+    all: Sequence[Manifest]
+    reports: Mapping[str, Received[PoolReport]]
+    trouble: str | None
+    """Why a pod does not start."""
+    since: datetime
+    """When the operator began to listen."""
+
+    @property
+    def ready(self) -> list[str]:
+        """Names of the pods that clients reach."""
+        return [name_of(pod) for pod in self.all if is_ready(pod)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of one AdapterDeployment."""
+
+    finding: Finding | None
+    """Why it is not Ready; None: it is."""
+    pods: tuple[PodAdapter, ...] = ()
+    ready_replicas: int = 0
+    is_known: bool = True
+    """False: pods have not reported yet to an operator that has just started, so what was said before stays."""
+
+
+def verdict(member: Member, pods: Pods, now: datetime) -> Verdict:
+    """At least one ready pod, and every ready pod answers with this digest. Starting pods do not count."""
+    said = {name: of_deployment(received.report, member.name) for name, received in pods.reports.items()}
+    digest = member.adapter.digest if member.adapter else None
+    listed = tuple(pod_adapter(name_of(pod), said.get(name_of(pod))) for pod in pods.all[:MAX_PODS])
+    serving = [name for name in pods.ready if (one := said.get(name)) and serves(one, digest)]
+    seen = Verdict(member.finding, listed, len(serving))
+    if member.finding is not None:
+        return seen
+    if not pods.ready:
+        return Verdict(not_started(pods), listed)
+    silent = [name for name in pods.ready if name not in pods.reports]
+    if silent and now - pods.since < REPORT_WAIT:
+        return Verdict(None, listed, len(serving), is_known=False)
+    others = [name for name in pods.ready if name not in serving]
+    if not others:
+        return seen
+    return Verdict(why_not(others[0], said.get(others[0]), digest), listed, len(serving))
+
+
+def serves(said: LoadedAdapter, digest: str | None) -> bool:
+    """Whether a pod answers with the digest asked for, and was asked for it."""
+    return said.state == "Loaded" and said.desired_digest == digest == said.digest
+
+
+def why_not(pod: str, said: LoadedAdapter | None, digest: str | None) -> Finding:
+    """What a ready pod that does not serve the digest said about it."""
+    if said is None or said.desired_digest != digest or said.state != "Failed":
+        still = f"; {said.digest} still serves" if said and said.digest and said.digest != digest else ""
+        return Finding(ServingReason.LOADING, f"Pod {pod} is loading {digest}{still}.")
+    still = f" The earlier adapter {said.digest} still serves." if said.digest else ""
+    reason = ServingReason(said.reason) if said.reason in set(ServingReason) else ServingReason.SERVER_ERROR
+    return Finding(reason, f"Pod {pod}: {said.message}.{still}")
+
+
+def not_started(pods: Pods) -> Finding:
+    """No pod is ready."""
+    if pods.trouble:
+        return Finding(ServingReason.POD_NOT_STARTING, pods.trouble)
+    return Finding(ServingReason.STARTING, "The server pods are starting: no pod is ready yet.")
+
+
+def pod_adapter(pod: str, said: LoadedAdapter | None) -> PodAdapter:
+    """One entry of status.pods."""
+    if said is None or said.state == "Loading":
+        return PodAdapter(pod=pod, state="Starting", digest=said.digest if said else None)
+    return PodAdapter(pod=pod, state=said.state, digest=said.digest, message=said.message)
+
+
+def of_deployment(report: PoolReport, deployment: str) -> LoadedAdapter | None:
+    """The part of a report about one AdapterDeployment."""
+    return next((each for each in report.adapters if each.deployment == deployment), None)
+
+
+def name_of(pod: Manifest) -> str:
+    """Name of a pod."""
+    return str(pod["metadata"]["name"])
+
+
+def is_ready(pod: Manifest) -> bool:
+    """Whether a pod gets traffic."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+    return ready and "deletionTimestamp" not in pod["metadata"]
+
+
+def trouble(deployment: Manifest | None, pods: Sequence[Manifest], warnings: Sequence[Manifest]) -> str | None:
+    """Why pods do not come up, from the Deployment, the pods and their Warning events; None: nothing is known to be wrong."""
+    for condition in ((deployment or {}).get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return f"The pod cannot be created: {condition.get('message')}"
+    for pod in pods:
+        if not is_ready(pod) and (said := pod_trouble(pod)):
+            return f"Pod {name_of(pod)}: {said}"
+    newest = max(
+        warnings, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None
+    )
+    return (
+        f"{newest['involvedObject']['kind']} {newest['involvedObject']['name']}: {newest['message']}"
+        if newest
+        else None
+    )
+
+
+def pod_trouble(pod: Manifest) -> str | None:
+    """What keeps a pod from starting, in the words of whoever noticed."""
+    status = pod.get("status") or {}
+    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+        if waiting.get("reason") in (None, *QUIET) and ended.get("exitCode", 0) == 0:
+            continue
+        said = last_words(ended) or waiting.get("message") or waiting.get("reason")
+        return f"container {container['name']} ({container['image']}): {said}"
+    for condition in status.get("conditions") or []:
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return f"cannot be scheduled: {condition.get('message')}"
+    return None
+
+
+def last_words(ended: Manifest) -> str | None:
+    """How a container ended: its own message, or its exit code."""
+    if ended.get("exitCode", 0) == 0:
+        return None
+    try:
+        error = JobError.model_validate_json(ended.get("message") or "")
+    except ValidationError:
+        why = "killed for using more memory than its limit" if ended.get("reason") == "OOMKilled" else "exited"
+        return f"{why} with code {ended['exitCode']}"
+    return f"{error.code}: {error.message}"
