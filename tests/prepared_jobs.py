@@ -1,0 +1,161 @@
+"""Jobs as the prepare stage leaves them in object storage, for tests of the train stage alone."""
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from finetune_api.artifacts import (
+    RESOLVED,
+    Manifest,
+    PreparedSplit,
+    Resolved,
+    ResolvedAdapterSpec,
+    ResolvedTraining,
+    job_folder,
+)
+from finetune_api.pods import JobConfig
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel, SplitStatistics
+from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
+from finetune_storage import commit_folder, document, open_store
+from tiny_models import tiny_tokenizer, write_tiny_llama
+
+COLOURS = ("red", "green", "blue")
+UID = "3b241101-e2bb-4255-8caf-4136c566a962"
+TINY = FromConfig(
+    architecture="Llama",
+    vocabulary_size=320,
+    hidden_size=32,
+    intermediate_size=64,
+    layers=2,
+    attention_heads=4,
+    key_value_heads=2,
+    max_position_embeddings=256,
+    initializer_range=0.1,
+)
+Rows = list[dict[str, Any]]
+
+
+def colour_rows(count: int, first: int = 0) -> Rows:
+    """A task a tiny model learns in seconds: the answer is the colour named in the prompt."""
+    numbers = range(first, first + count)
+    return [{"prompt": f"{COLOURS[i % 3]} thing {i}\nColour:", "completion": f" {COLOURS[i % 3]}"} for i in numbers]
+
+
+def colour_chats(count: int, first: int = 0) -> Rows:
+    """The same task as conversations."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": row["prompt"]},
+                {"role": "assistant", "content": row["completion"].strip()},
+            ]
+        }
+        for row in colour_rows(count, first)
+    ]
+
+
+def texts(count: int, first: int = 0) -> Rows:
+    """Raw text."""
+    return [{"text": row["prompt"] + row["completion"]} for row in colour_rows(count, first)]
+
+
+def training(**changes: Any) -> ResolvedTraining:
+    """Hyperparameters of a short run on a tiny model."""
+    defaults: dict[str, Any] = {
+        "epochs": None,
+        "max_steps": 8,
+        "steps": 8,
+        "learning_rate": 1e-2,
+        "batch_size": 4,
+        "micro_batch_size": 2,
+        "max_length": 48,
+        "scheduler": "Cosine",
+        "warmup_ratio": 0.1,
+        "weight_decay": 0.0,
+        "adam_beta2": 0.999,
+        "max_grad_norm": 1.0,
+        "gradient_checkpointing": False,
+        "precision": "Float32",
+        "seed": 42,
+        "checkpoint_every_steps": 2,
+        "packing": False,
+        "assistant_only_loss": True,
+    }
+    return ResolvedTraining(**(defaults | changes))
+
+
+def prepare_job(
+    bucket: str,
+    secrets_dir: Path,
+    rows: dict[str, Rows],
+    *,
+    name: str = "tiny",
+    method: str = "sft",
+    adapter: ResolvedAdapterSpec | None = None,
+    settings: ResolvedTraining | None = None,
+    evaluation: EvaluationSpec | None = None,
+    from_config: FromConfig | None = None,
+    base: Path | None = None,
+) -> JobConfig:
+    """Store a job's data and resolved.json, and a tiny base model where it needs one; its job.json."""
+    fields = rows["train"][0]
+    format_ = "Messages" if "messages" in fields else "Text" if "text" in fields else "PromptCompletion"
+    folder = job_folder(bucket, "team-a", name, UID)
+    base_model = ResolvedBaseModel() if from_config else _stored_base(bucket, secrets_dir, base)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = Path(scratch)
+        if from_config:
+            tiny_tokenizer().save_pretrained(data / "tokenizer")
+        splits = [_write(data, split, items) for split, items in rows.items()]
+        store = open_store(folder, secrets_dir / "s3")
+        digest = commit_folder(store, data, "data", Manifest(kind="Data", files=[]))
+    spec = _spec(bucket)
+    resolved = Resolved(
+        namespace="team-a",
+        name=name,
+        uid=UID,
+        method=method,  # type: ignore[arg-type]
+        format=format_,  # type: ignore[arg-type]
+        base_model=base_model,
+        from_config=from_config,
+        dataset=spec.dataset,
+        splits=splits,
+        data_digest=digest,
+        adapter=adapter or ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.1),
+        training=settings or training(),
+        evaluation=evaluation or EvaluationSpec(metrics=["Loss"]),
+        choices=[],
+        output_folder=folder,
+    )
+    store.put(RESOLVED, document(resolved))
+    return JobConfig(namespace="team-a", name=name, uid=UID, spec=spec, base_model=base_model, image="trainer@sha256:0")
+
+
+def _spec(bucket: str) -> FineTuneJobSpec:
+    return FineTuneJobSpec.model_validate(
+        {
+            "baseModel": {"uri": f"{bucket}/base"},
+            "dataset": {"train": {"uri": f"{bucket}/train.jsonl"}},
+            "output": {"uri": bucket, "secretRef": {"name": "s3"}},
+        }
+    )
+
+
+def _stored_base(bucket: str, secrets_dir: Path, base: Path | None) -> ResolvedBaseModel:
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = base or write_tiny_llama(Path(scratch) / "base")
+        digest = commit_folder(open_store(bucket, secrets_dir / "s3"), folder, "base", Manifest(kind="Model", files=[]))
+    ref = {"uri": f"{bucket}/base", "digest": digest, "secretRef": {"name": "s3"}}
+    return ResolvedBaseModel.model_validate(ref)
+
+
+def _write(folder: Path, split: str, rows: Rows) -> PreparedSplit:
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    (folder / f"{split}.jsonl").write_bytes(data)
+    return PreparedSplit(
+        file=f"data/{split}.jsonl",
+        sha256=hashlib.sha256(data).hexdigest(),
+        statistics=SplitStatistics(name=split, rows=len(rows)),  # type: ignore[arg-type]
+    )

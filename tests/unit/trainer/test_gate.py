@@ -1,0 +1,91 @@
+"""The gate passes what is truly better, and nothing else."""
+
+import pytest
+
+from finetune_api.v1alpha1.training import GateRule
+from finetune_trainer.gate import NO_ROWS, decide, paired_bootstrap
+from finetune_trainer.scores import RowScore, figures, majority_baseline, share
+
+LABELS = ["red", "green", "blue"]
+REFERENCES = [LABELS[i % 3] for i in range(90)]
+
+
+def answers(given: list[str], nll: float = 1.0) -> list[RowScore]:
+    """Scores of a model that gives these answers."""
+    right = [answer == reference for answer, reference in zip(given, REFERENCES, strict=True)]
+    return [RowScore(id=str(i), nll=nll, tokens=2, exact=ok, label_correct=ok) for i, ok in enumerate(right)]
+
+
+PERFECT = answers(REFERENCES, nll=0.2)
+ALWAYS_RED = answers(["red"] * 90)
+BASE = answers([LABELS[(i // 3) % 3] for i in range(90)])  # right by chance, on other rows than ALWAYS_RED
+MAJORITY = majority_baseline([*REFERENCES, "red"], REFERENCES)
+BEATS_BOTH = GateRule(metric="Accuracy", beats=["Base", "MajorityClass"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "tuned", "passed"),
+    [
+        pytest.param(BEATS_BOTH, PERFECT, True, id="a model that learned the task beats both"),
+        pytest.param(BEATS_BOTH, BASE, False, id="an adapter that learned nothing does not beat its base"),
+        pytest.param(BEATS_BOTH, ALWAYS_RED, False, id="one label for everything does not beat the majority class"),
+        pytest.param(GateRule(metric="Accuracy", min=1.0), PERFECT, True, id="at the minimum"),
+        pytest.param(GateRule(metric="Accuracy", min=0.34), ALWAYS_RED, False, id="below the minimum"),
+        pytest.param(GateRule(metric="Loss", max=0.1), PERFECT, True, id="at the maximum"),
+        pytest.param(GateRule(metric="Loss", max=0.09), PERFECT, False, id="above the maximum"),
+        pytest.param(GateRule(metric="Loss", max_ratio_to_base=0.2), PERFECT, True, id="at the ratio"),
+        pytest.param(GateRule(metric="Loss", max_ratio_to_base=0.99), ALWAYS_RED, False, id="above the ratio"),
+        pytest.param(GateRule(metric="Accuracy", min=0.3, max=0.3), ALWAYS_RED, False, id="every limit must hold"),
+        pytest.param(GateRule(metric="ExactMatch", beats=["Base"]), PERFECT, True, id="exact match has a base too"),
+    ],
+)
+def test_verdict(rule: GateRule, tuned: list[RowScore], passed: bool) -> None:
+    [result] = decide([rule], BASE, tuned, MAJORITY, seed=42)
+    assert result.passed is passed, result.message
+
+
+def test_a_better_share_is_not_enough_where_it_may_be_luck() -> None:
+    wrong = [place for place, row in enumerate(BASE) if not row.label_correct][:2]
+    lucky = [row.model_copy(update={"label_correct": True}) if i in wrong else row for i, row in enumerate(BASE)]
+    assert figures(lucky, ["Accuracy"])["Accuracy"] > figures(BASE, ["Accuracy"])["Accuracy"]
+    [result] = decide([GateRule(metric="Accuracy", beats=["Base"])], BASE, lucky, MAJORITY, seed=42)
+    assert not result.passed, result.message
+
+
+def test_verdicts_name_their_figures() -> None:
+    rule = GateRule(metric="Accuracy", min=0.5, beats=["MajorityClass"])
+    [result] = decide([rule], None, ALWAYS_RED, MAJORITY, seed=42)
+    assert result.message == (
+        "Accuracy is 0.3333 on 90 rows: at least 0.5: no; beats MajorityClass by +0.0000, "
+        "95 % interval +0.0000 to +0.0000: no"
+    )
+
+
+def test_without_rows_or_base_no_rule_holds() -> None:
+    ratio = GateRule(metric="Loss", max_ratio_to_base=1.0)
+    assert [r.message for r in decide([BEATS_BOTH, ratio], None, [], None, seed=1)] == [NO_ROWS, NO_ROWS]
+    assert [r.passed for r in decide([BEATS_BOTH, ratio], None, PERFECT, None, seed=1)] == [False, False]
+
+
+def test_the_bootstrap_is_that_of_drawing_rows() -> None:
+    import numpy as np
+
+    tuned = [i % 10 < 6 for i in range(200)]
+    other = [i % 10 >= 5 for i in range(200)]
+    difference = np.asarray(tuned, dtype=int) - np.asarray(other, dtype=int)
+    drawn = np.random.default_rng(7).integers(0, 200, size=(10_000, 200))
+    low, high = np.percentile(difference[drawn].mean(1), (2.5, 97.5))
+    assert paired_bootstrap(tuned, other, seed=7) == pytest.approx((low, difference.mean(), high), abs=0.01)
+    assert paired_bootstrap(tuned, other, seed=7) == paired_bootstrap(tuned, other, seed=7)
+
+
+def test_the_loss_counts_tokens_and_the_perplexity_stays_finite() -> None:
+    scores = [RowScore(id="a", nll=3.0, tokens=1), RowScore(id="b", nll=1.0, tokens=3)]
+    assert figures(scores, ["Loss"]) == {"Loss": 1.0}
+    assert figures([RowScore(id="a", nll=9e9, tokens=1)], ["Perplexity"])["Perplexity"] < float("inf")
+
+
+def test_the_majority_class_is_that_of_the_training_rows() -> None:
+    assert (
+        share(majority_baseline(["a", "b", "b", "a"], ["a", "b", "b", "b"])) == 0.25
+    )  # a tie: the first in the alphabet

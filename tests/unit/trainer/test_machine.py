@@ -1,0 +1,46 @@
+"""Threads follow the container's limit, memory errors become an end a person can act on."""
+
+from pathlib import Path
+
+import pytest
+
+from finetune_api.reasons import Failure, Reason
+from finetune_trainer.machine import naming_memory, thread_count
+
+
+@pytest.mark.parametrize(
+    ("stated", "cpu_max", "expected"),
+    [
+        pytest.param("3", "200000 100000", 3, id="stated"),
+        pytest.param(None, "200000 100000", 2, id="the limit"),
+        pytest.param("", "50000 100000", 1, id="never none"),
+        pytest.param("0", "250000 100000", 2, id="whole processors only"),
+    ],
+)
+def test_thread_count(tmp_path: Path, stated: str | None, cpu_max: str, expected: int) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text(cpu_max + "\n")
+    assert thread_count(stated, file) == expected
+
+
+def test_without_a_limit_all_processors_count(tmp_path: Path) -> None:
+    file = tmp_path / "cpu.max"
+    file.write_text("max 100000\n")
+    assert thread_count(None, file) == thread_count(None, tmp_path / "absent") >= 1
+
+
+def test_only_memory_errors_are_renamed() -> None:
+    import torch
+
+    for error in (
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ):
+        with (
+            pytest.raises(Failure, match="out of memory while training, 4 rows") as caught,
+            naming_memory("training, 4 rows"),
+        ):
+            raise error
+        assert caught.value.reason is Reason.OUT_OF_MEMORY
+    with pytest.raises(RuntimeError, match="shape mismatch"), naming_memory("training"):
+        raise RuntimeError("shape mismatch")

@@ -1,0 +1,112 @@
+"""Reports: the newest wins, the token is read anew, and a failing server is only counted."""
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.pods import Report
+from finetune_api.v1alpha1.finetunejob import TrainerStatus
+from finetune_trainer import report
+from finetune_trainer.report import Destination, Reporter, destination
+
+
+class Server:
+    """Takes reports, and answers the next one only when told to."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, dict[str, Any]]] = []
+        self.status = 200
+        self.arrived = threading.Semaphore(0)
+        self.answer = threading.Semaphore(100)
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                outer.seen.append((self.headers["Authorization"], body))
+                outer.arrived.release()
+                outer.answer.acquire()
+                self.send_response(outer.status)
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                """Quiet."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_port}/status"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def steps(self) -> list[int]:
+        return [body["trainerStatus"]["progressPercentage"] for _, body in self.seen]
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(report, "PAUSE_SECONDS", 0.01)
+    server = Server()
+    yield server
+    server.close()
+
+
+def a_report(percentage: int) -> Report:
+    return Report(trainer_status=TrainerStatus(progress_percentage=percentage))
+
+
+def test_the_newest_report_wins_and_none_waits(server: Server, tmp_path: Path) -> None:
+    server.answer = threading.Semaphore(0)
+    with Reporter(Destination(server.url, None, None)) as reporter:
+        reporter.send(a_report(1))
+        assert server.arrived.acquire(timeout=5)
+        for percentage in range(2, 50):  # the server still holds the first one
+            reporter.send(a_report(percentage))
+        server.answer.release(10)
+    assert server.steps() == [1, 49]
+
+
+def test_the_token_is_read_for_every_report(server: Server, tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("first\n")
+    with Reporter(Destination(server.url, token, None)) as reporter:
+        reporter.send(a_report(1))
+        assert server.arrived.acquire(timeout=5)
+        token.write_text("second\n")
+        reporter.send(a_report(2))
+    assert [authorization for authorization, _ in server.seen] == ["Bearer first", "Bearer second"]
+
+
+def test_failures_are_said_once(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.status = 503
+    with Reporter(Destination(server.url, None, None)) as reporter:
+        for percentage in (1, 2):
+            reporter.send(a_report(percentage))
+            assert server.arrived.acquire(timeout=5)
+        server.status = 200
+        reporter.send(a_report(3))
+    assert server.steps() == [1, 2, 3]
+    said = capsys.readouterr().out
+    assert said.count("progress report failed") == 1
+    assert "work again" in said
+
+
+def test_an_absent_server_or_token_costs_nothing(tmp_path: Path) -> None:
+    with Reporter(Destination("http://127.0.0.1:1/status", tmp_path / "absent", None)) as reporter:
+        reporter.send(a_report(1))
+    assert reporter.failures == 1
+    with Reporter(None) as silent:
+        silent.send(a_report(1))
+
+
+def test_the_environment_names_the_server() -> None:
+    assert destination({}) is None
+    assert destination({"KUBEFLOW_TRAINER_SERVER_URL": "https://o:8080/x", "KUBEFLOW_TRAINER_SERVER_TOKEN": "/t"}) == (
+        Destination("https://o:8080/x", Path("/t"), None)
+    )

@@ -1,0 +1,93 @@
+"""Base against tuned model on the same held-out rows, and the gate's verdict: evaluation.json."""
+
+import json
+from typing import Any
+
+from finetune_api.artifacts import CHECKPOINTS
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_trainer.encode import IGNORED, Encoder, stop_tokens
+from finetune_trainer.evaluate import Exam, score
+from finetune_trainer.gate import decide
+from finetune_trainer.inputs import Inputs
+from finetune_trainer.machine import Numerics
+from finetune_trainer.scores import EvaluationFile, RowScore, figures, majority_baseline, share
+
+BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
+"""Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
+
+
+def make_exam(inputs: Inputs, encoder: Encoder, model: Any) -> Exam | None:
+    """What both models are asked; None without held-out rows."""
+    split, rows = inputs.held_out()
+    if not rows:
+        return None
+    spec = inputs.resolved.evaluation
+    metrics = frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()}
+    if inputs.resolved.method == "cpt" and (wrong := sorted(metrics & {"ExactMatch", "Accuracy"})):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"evaluation: {' and '.join(wrong)} need answers, and method cpt learns from raw text; use Loss or Perplexity",
+        )
+    answers = [encoder.answer(row.fields) for row in rows]
+    longest = max(sum(label != IGNORED for label in answer.labels) for answer in answers)
+    return Exam(
+        encoder=encoder,
+        split=split,
+        rows=rows,
+        metrics=metrics,
+        labels=tuple(spec.labels or ()),
+        max_length=inputs.resolved.training.max_length,
+        max_new_tokens=spec.max_new_tokens or longest,
+        stop_tokens=stop_tokens(encoder, answers, model.generation_config.eos_token_id),
+    )
+
+
+def base_scores(model: Any, exam: Exam | None, inputs: Inputs, numerics: Numerics) -> list[RowScore] | None:
+    """The base's scores, taken before anything is learned, once for all attempts."""
+    if exam is None or not inputs.resolved.evaluation.compare_with_base:
+        return None
+    store = inputs.store
+    if store.exists(BASE_SCORES):
+        return [RowScore.model_validate(item) for item in json.loads(store.get(BASE_SCORES))]
+    print(f"evaluating the base on {len(exam.rows)} held-out rows", flush=True)
+    scores = score(model, exam, numerics)
+    store.put(BASE_SCORES, json.dumps([each.wire() for each in scores]).encode())
+    return scores
+
+
+def compare(
+    model: Any, exam: Exam | None, base: list[RowScore] | None, inputs: Inputs, numerics: Numerics
+) -> EvaluationFile | None:
+    """Score the tuned model and decide; None where there is nothing to evaluate and nothing to decide."""
+    rules = inputs.resolved.evaluation.gate or []
+    seed = inputs.resolved.training.seed
+    if exam is None:
+        if not rules:
+            return None
+        verdicts = decide(rules, None, [], None, seed)
+        summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts)
+        return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None)
+    print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
+    tuned = score(model, exam, numerics)
+    majority = _majority(inputs, exam)
+    metrics = sorted(exam.metrics)
+    summary = EvaluationStatus(
+        split=exam.split,
+        rows=len(exam.rows),
+        base=figures(base, metrics) if base is not None else None,
+        tuned=figures(tuned, metrics),
+        majority_class=share(majority) if majority is not None else None,
+        gate=decide(rules, base, tuned, majority, seed) if rules else None,
+    )
+    return EvaluationFile(summary=summary, seed=seed, base=base, tuned=tuned, majority=majority)
+
+
+def _majority(inputs: Inputs, exam: Exam) -> list[bool] | None:
+    """Row by row, whether the most frequent training answer would be right."""
+    if inputs.resolved.method == "cpt":
+        return None
+    train, held_out = (
+        [exam.encoder.reference(row.fields).strip() for row in rows] for rows in (inputs.splits["train"], exam.rows)
+    )
+    return majority_baseline(train, held_out)

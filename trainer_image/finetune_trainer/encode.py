@@ -1,0 +1,182 @@
+"""Prepared rows -> token ids and labels. The one place that tokenises for training and for the evaluation.
+
+Labels are -100 where nothing is learned. An answer is a completion, or the last assistant turn of a conversation, up to and
+with its end token; a prompt is everything before it, exactly as a server would see it.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from trl.chat_template_utils import (
+    get_training_chat_template,
+    has_generation_markers,
+    is_chat_template_stop_token_trained,
+)
+from trl.data_utils import common_prefix_length
+
+from finetune_api.reasons import Failure, Reason
+
+IGNORED = -100
+Format = Literal["Messages", "PromptCompletion", "Text"]
+Fields = dict[str, Any]
+
+
+class Example(NamedTuple):
+    """A tokenised row."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Tokenises rows of one format."""
+
+    tokenizer: Any
+    format: Format
+    answers_only: bool
+    """Train on answers (every assistant turn) only, or on all tokens."""
+    training_template: str | None
+    """Messages: the chat template that marks assistant turns."""
+
+    def training(self, fields: Fields) -> Example:
+        """A row to learn from."""
+        if self.format == "Messages":
+            return self._conversation(fields["messages"])
+        if self.format == "PromptCompletion" and self.answers_only:
+            return self.answer(fields)
+        ids = self._document(fields["text"] if self.format == "Text" else fields["prompt"] + fields["completion"])
+        return Example(ids, list(ids))
+
+    def answer(self, fields: Fields) -> Example:
+        """A row in which only the answer counts (cpt: the text)."""
+        if self.format == "Text":
+            return self.training(fields)
+        prompt = self.prompt(fields)
+        if self.format == "Messages":
+            ids = self._rendered(fields["messages"])
+            ids = ids[: _last(ids, self._added()) + 1]  # what a template puts after the end token is no answer
+        else:
+            ids = self._document(fields["prompt"] + fields["completion"])
+        # Tokens may merge where prompt and answer meet; the answer begins where the two differ.
+        start = common_prefix_length(prompt, ids)
+        return Example(ids, [IGNORED] * start + ids[start:])
+
+    def prompt(self, fields: Fields) -> list[int]:
+        """What a model is asked."""
+        if self.format == "Messages":
+            return self._rendered(fields["messages"][:-1], add_generation_prompt=True)
+        return self._ids(fields["prompt"])
+
+    def reference(self, fields: Fields) -> str:
+        """The right answer."""
+        return str(fields["messages"][-1]["content"] if self.format == "Messages" else fields["completion"])
+
+    def with_answer(self, fields: Fields, answer: str) -> Fields:
+        """The row with another answer, between the white space of its own."""
+        own = self.reference(fields)
+        spaced = own.replace(own.strip(), answer, 1) if own.strip() else answer
+        if self.format == "Messages":
+            return {"messages": [*fields["messages"][:-1], fields["messages"][-1] | {"content": spaced}]}
+        return fields | {"completion": spaced}
+
+    def _conversation(self, messages: list[Fields]) -> Example:
+        if not self.answers_only:
+            ids = self._rendered(messages)
+            return Example(ids, list(ids))
+        rendered = self.tokenizer.apply_chat_template(
+            messages, chat_template=self.training_template, return_dict=True, return_assistant_tokens_mask=True
+        )
+        pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
+        return Example(list(rendered["input_ids"]), [token if learned else IGNORED for token, learned in pairs])
+
+    def _rendered(self, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
+        """By the tokenizer's own template, which writes every special token itself."""
+        rendered = self.tokenizer.apply_chat_template(
+            messages, add_generation_prompt=add_generation_prompt, return_dict=True
+        )
+        return list(rendered["input_ids"])
+
+    def _document(self, text: str) -> list[int]:
+        ids = self._ids(text)
+        return ids if ids[-1:] == [self.tokenizer.eos_token_id] else [*ids, self.tokenizer.eos_token_id]
+
+    def _ids(self, text: str) -> list[int]:
+        """Plain text; some tokenizers add a first token, which is kept, some a last one, which is not part of a prompt."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        added = ids[-1:] == [self.tokenizer.eos_token_id] and not text.endswith(self.tokenizer.eos_token)
+        return ids[:-1] if added else ids
+
+    def _added(self) -> set[int]:
+        return set(self.tokenizer.get_added_vocab().values())
+
+
+def encoder(tokenizer: Any, format_: Format, answers_only: bool) -> Encoder:
+    """The encoder of a format. Raises Failure where the tokenizer cannot express it."""
+    if tokenizer.eos_token_id is None:
+        raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
+    template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
+    return Encoder(tokenizer, format_, answers_only, template)
+
+
+def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
+    if not tokenizer.chat_template:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "the base model's tokenizer has no chat template, which rows of messages need; "
+            "use prompt/completion rows, or a base with a chat template",
+        )
+    if not answers_only:
+        return None
+    template = tokenizer.chat_template
+    if not has_generation_markers(template):
+        try:
+            template = get_training_chat_template(tokenizer)
+        except ValueError:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                "the base model's chat template does not mark assistant turns with {% generation %} and is of no known family; "
+                "set method.sft.assistantOnlyLoss to false, or use prompt/completion rows",
+            ) from None
+    if not is_chat_template_stop_token_trained(tokenizer, chat_template=template):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "the base model's chat template leaves the end token out of the assistant turn, so that a model trained on it "
+            "would never stop; set method.sft.assistantOnlyLoss to false, or use prompt/completion rows",
+        )
+    return str(template)
+
+
+def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, packed: bool) -> list[Example]:
+    """All rows to learn from; those without a learned token within ``max_length`` are left out and counted.
+
+    Packing of raw text cuts nothing off, so that nothing is left out there.
+    """
+    examples = [encoder.training(fields) for fields in rows]
+    whole = packed and encoder.format == "Text"
+    kept = [example for example in examples if whole or _learns(example.labels[:max_length])]
+    if not kept:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"none of the {len(rows)} training rows has a token to learn within training.maxLength ({max_length})",
+        )
+    if len(kept) < len(examples):
+        print(f"{len(examples) - len(kept)} training rows left out: no answer within {max_length} tokens", flush=True)
+    return kept
+
+
+def _learns(labels: list[int]) -> bool:
+    return any(label != IGNORED for label in labels[1:])  # nothing predicts the first token
+
+
+def stop_tokens(encoder: Encoder, examples: list[Example], generation_eos: int | list[int] | None) -> list[int]:
+    """Tokens that end an answer: the model's own, the tokenizer's, and those that end the given answers."""
+    own = generation_eos if isinstance(generation_eos, list) else [generation_eos]
+    special = {*encoder.tokenizer.get_added_vocab().values(), encoder.tokenizer.eos_token_id}
+    ends = {example.input_ids[-1] for example in examples} & special
+    return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ends)
+
+
+def _last(ids: list[int], wanted: set[int]) -> int:
+    """Place of the last wanted token; without one the last place."""
+    return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in wanted), len(ids) - 1)

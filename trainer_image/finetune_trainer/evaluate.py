@@ -1,0 +1,177 @@
+"""Score a model on held-out rows: likelihood of the answers, greedy answers, most probable label.
+
+The base is scored before training and the tuned model after it, by the same code in the same arithmetic. Nothing here
+draws random numbers, so that training takes the same course with and without it.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.training import Metric
+from finetune_trainer.encode import IGNORED, Encoder, Example
+from finetune_trainer.inputs import Row
+from finetune_trainer.machine import Numerics
+from finetune_trainer.scores import RowScore
+
+LOGIT_BYTES = 512 * 2**20
+"""Memory for the float32 logits of a batch."""
+BATCH_TOKENS = 16_384
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is asked of both models."""
+
+    encoder: Encoder
+    split: str
+    rows: list[Row]
+    metrics: frozenset[Metric]
+    labels: tuple[str, ...]
+    max_length: int
+    max_new_tokens: int
+    stop_tokens: list[int]
+
+
+def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
+    """Every row's outcome."""
+    with _at_rest(model), numerics.autocast():
+        likelihoods = _row_likelihoods(model, exam)
+        exact = _exact_matches(model, exam) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
+        right = _right_labels(model, exam) if "Accuracy" in exam.metrics else [None] * len(exam.rows)
+    return [
+        RowScore(id=row.id, nll=nll, tokens=tokens, exact=matched, label_correct=correct)
+        for row, (nll, tokens), matched, correct in zip(exam.rows, likelihoods, exact, right, strict=True)
+    ]
+
+
+@contextmanager
+def _at_rest(model: Any) -> Iterator[None]:
+    """Without dropout, without gradients, and as before afterwards."""
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
+
+
+def _row_likelihoods(model: Any, exam: Exam) -> list[tuple[float, int]]:
+    """Summed negative log-likelihood and token count of every row; a text longer than a sequence is cut into several."""
+    pieces = [_pieces(exam.encoder.answer(row.fields), exam) for row in exam.rows]
+    scored = iter(_likelihoods(model, [piece for of_row in pieces for piece in of_row]))
+    rows = []
+    for row, of_row in zip(exam.rows, pieces, strict=True):
+        found = [next(scored) for _ in of_row]
+        nll, tokens = sum(nll for nll, _ in found), sum(tokens for _, tokens in found)
+        if not math.isfinite(nll):
+            raise Failure(Reason.NON_FINITE_LOSS, f"the model's loss on the held-out row {row.id} is {nll}")
+        rows.append((nll, tokens))
+    return rows
+
+
+def _pieces(example: Example, exam: Exam) -> list[Example]:
+    """Text: all of it, in sequences of the training's length. Answers: the last tokens, so that the answer stays whole."""
+    size = exam.max_length
+    if exam.encoder.format == "Text":
+        starts = range(0, len(example.input_ids), size)
+        return [Example(example.input_ids[i : i + size], example.labels[i : i + size]) for i in starts]
+    return [_cut(example, size)]
+
+
+def _likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
+    """Of each example the negative log-likelihood of its labels, and their number."""
+    found: dict[int, tuple[float, int]] = {}
+    budget = min(BATCH_TOKENS, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
+    for places in _batches([len(example.input_ids) for example in examples], budget):
+        ids, mask = _padded([examples[place].input_ids for place in places], 0, model.device, left=False)
+        labels, _ = _padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        target = labels[:, 1:]
+        losses = torch.nn.functional.cross_entropy(
+            logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(target.shape)
+        sums, counts = losses.sum(1).tolist(), (target != IGNORED).sum(1).tolist()
+        found |= dict(zip(places, zip(sums, counts, strict=True), strict=True))
+    return [found[place] for place in range(len(examples))]
+
+
+def _exact_matches(model: Any, exam: Exam) -> list[bool]:
+    """Whether the greedy answer is the reference, white space around it apart."""
+    room = max(1, exam.max_length - exam.max_new_tokens)
+    prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
+    answers: dict[int, str] = {}
+    for places in _batches([len(prompt) + exam.max_new_tokens for prompt in prompts], BATCH_TOKENS):
+        generated = _generate(model, exam, [prompts[place] for place in places])
+        answers |= dict(zip(places, generated, strict=True))
+    references = (exam.encoder.reference(row.fields) for row in exam.rows)
+    return [answers[place].strip() == reference.strip() for place, reference in enumerate(references)]
+
+
+def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[str]:
+    tokenizer = exam.encoder.tokenizer
+    pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
+    ids, mask = _padded(prompts, pad, model.device, left=True)
+    config = GenerationConfig(
+        max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
+    )
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+    return [tokenizer.decode(_until(answer, set(exam.stop_tokens)), skip_special_tokens=True) for answer in output]
+
+
+def _right_labels(model: Any, exam: Exam) -> list[bool]:
+    """Whether the reference is the most probable label, its end token included."""
+    candidates = []
+    for row in exam.rows:
+        answers = [exam.encoder.answer(exam.encoder.with_answer(row.fields, label)) for label in exam.labels]
+        # From the first token in which they can differ, the same for all, so that the sums are comparable.
+        start = min(next(i for i, label in enumerate(answer.labels) if label != IGNORED) for answer in answers)
+        candidates += [
+            _cut(Example(a.input_ids, [IGNORED] * start + a.input_ids[start:]), exam.max_length) for a in answers
+        ]
+    nlls = iter([nll for nll, _ in _likelihoods(model, candidates)])
+    right = []
+    for row in exam.rows:
+        of_row = [next(nlls) for _ in exam.labels]
+        right.append(exam.labels[of_row.index(min(of_row))] == exam.encoder.reference(row.fields).strip())
+    return right
+
+
+def _cut(example: Example, size: int) -> Example:
+    return Example(example.input_ids[-size:], example.labels[-size:])
+
+
+def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+    """Places of rows of like length, each batch of at most ``budget`` padded tokens (or one row)."""
+    batch: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
+        if batch and lengths[place] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(place)
+    if batch:
+        yield batch
+
+
+def _padded(rows: list[list[int]], value: int, device: Any, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows as one tensor, and the mask of what is not padding (by length: a pad id may be a real token)."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), value)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for place, row in enumerate(rows):
+        span = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[place, span] = torch.tensor(row)
+        mask[place, span] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _until(ids: list[int], stops: set[int]) -> list[int]:
+    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]

@@ -1,0 +1,77 @@
+"""What this machine is: how many threads it may use, its device, the arithmetic it is good at."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune_api.reasons import Failure, Reason
+
+CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """Where and in which arithmetic a model runs."""
+
+    device: Literal["cpu", "cuda"]
+    bf16: bool
+    """Forward passes under bfloat16 autocast."""
+
+    def autocast(self) -> Any:
+        """The context of a forward pass outside of the trainer, which has its own."""
+        import torch
+
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+@contextmanager
+def naming_memory(doing: str) -> Iterator[None]:
+    """Running out of memory becomes an end that a smaller micro batch can cure."""
+    import torch
+
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        if not known and "DefaultCPUAllocator" not in str(error):
+            raise
+        raise Failure(
+            Reason.OUT_OF_MEMORY,
+            f"out of memory while {doing}; a smaller training.microBatchSize or maxLength, or gradientCheckpointing: true, "
+            "needs less",
+        ) from error
+
+
+def pin_threads() -> int:
+    """Fix the number of threads, so that sums are made in the same order in every attempt; before torch is imported."""
+    threads = thread_count(os.environ.get("OMP_NUM_THREADS"), CGROUP_CPU_MAX)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    return threads
+
+
+def thread_count(stated: str | None, cpu_max: Path) -> int:
+    """As stated, else the container's CPU limit, else the processors this process may run on."""
+    if stated and stated.isdigit() and int(stated) > 0:
+        return int(stated)
+    limit, _, period = cpu_max.read_text().partition(" ") if cpu_max.is_file() else ("max", "", "")
+    if limit != "max":
+        return max(1, int(limit) // int(period))
+    return len(os.sched_getaffinity(0))
+
+
+def choose_numerics(precision: Literal["BFloat16", "Float32", "Auto"]) -> Numerics:
+    """The device is the GPU where there is one; Auto takes bfloat16 where the hardware computes in it."""
+    import torch
+
+    if torch.cuda.is_available():
+        return Numerics(
+            "cuda", precision == "BFloat16" or (precision == "Auto" and torch.cuda.is_bf16_supported(False))
+        )
+    capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return Numerics("cpu", precision == "BFloat16" or (precision == "Auto" and capable))

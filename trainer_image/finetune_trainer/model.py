@@ -1,0 +1,160 @@
+"""The base model, and the weights that learn: load or build it, put an adapter on it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
+from transformers.utils.logging import disable_progress_bar
+
+from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.training import FromConfig
+from finetune_storage import fetch_model
+from finetune_trainer.inputs import Inputs
+from finetune_trainer.machine import Numerics
+
+DEFAULT_POSITIONS = 2048
+DEFAULT_INITIALIZER_RANGE = 0.02
+
+
+class Base(NamedTuple):
+    """A base model on its device."""
+
+    model: Any
+    tokenizer: Any
+    stored_dtype: torch.dtype
+    """Of its weights as stored: a Full model is evaluated and published in it too."""
+
+
+def load_base(inputs: Inputs, numerics: Numerics) -> Base:
+    """The base model: fetched, or made from random weights."""
+    disable_progress_bar()
+    resolved = inputs.resolved
+    if resolved.from_config is not None:
+        with naming("the tokenizer made in the prepare stage"):
+            tokenizer = AutoTokenizer.from_pretrained(inputs.work / TOKENIZER, local_files_only=True)
+        model = _from_config(resolved.from_config, tokenizer, resolved.training.seed)
+        return Base(model.to(numerics.device), tokenizer, torch.float32)
+    ref = resolved.base_model
+    places = inputs.places
+    folder = fetch_model(ref, inputs.work / "base", places.secret(ref.secret_ref), secret_wait=places.secret_wait)
+    with naming(str(ref.uri)):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
+        return Base(_from_folder(folder, resolved.adapter, numerics), tokenizer, stored)
+
+
+@contextmanager
+def naming(what: str) -> Iterator[None]:
+    """A library's errors on reading a model become a sentence."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{what} cannot be loaded as a causal language model: {first}") from error
+
+
+def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics) -> Any:
+    if (folder / "adapter_config.json").exists():
+        raise ValueError("it is an adapter, not a whole model; name the base it was made for")
+    quantised = adapter.type == "QLoRA"
+    # Weights that learn are kept in float32: bfloat16 would swallow small updates. Frozen ones need not be.
+    small = adapter.type != "Full" and numerics.device == "cuda" and numerics.bf16
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.bfloat16 if small else torch.float32,
+        device_map={"": numerics.device},
+        quantization_config=_nf4(numerics) if quantised else None,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
+    if quantised:
+        _keep_quantised_weights_in_place(model)
+    return model
+
+
+def _nf4(numerics: Numerics) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if numerics.bf16 else torch.float32,
+    )
+
+
+def _keep_quantised_weights_in_place(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks the weights in place at the first forward in eval mode, and every
+    gradient after that is silently wrong."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:
+    """Random weights of the stated sizes."""
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=stated.hidden_size,
+        intermediate_size=stated.intermediate_size,
+        num_hidden_layers=stated.layers,
+        num_attention_heads=stated.attention_heads,
+        num_key_value_heads=stated.key_value_heads or stated.attention_heads,
+        max_position_embeddings=stated.max_position_embeddings or DEFAULT_POSITIONS,
+        tie_word_embeddings=stated.tie_word_embeddings,
+        initializer_range=stated.initializer_range or DEFAULT_INITIALIZER_RANGE,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(seed)
+    return LlamaForCausalLM(config)
+
+
+def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int) -> Any:
+    """The model with what learns: itself for Full, else a fresh LoRA adapter on a frozen base."""
+    if adapter.type == "Full":
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    everywhere = adapter.target_modules == ("all-linear",)
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules="all-linear" if everywhere else list(adapter.target_modules),
+    )
+    torch.manual_seed(seed)
+    try:
+        return get_peft_model(model, config)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".")[-1] for name, module in model.named_modules() if _is_linear(module)})
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"adapter.targetModules {list(adapter.target_modules)} do not fit the base model ({str(error).splitlines()[0]}); "
+            f"its linear layers are {', '.join(linear)}, or say all-linear",
+        ) from error
+
+
+def settle(model: Any, adapter: ResolvedAdapterSpec, stored_dtype: torch.dtype) -> Any:
+    """The trained model as it will be stored: what is evaluated is what is published."""
+    return model.to(stored_dtype) if adapter.type == "Full" else model
+
+
+def _is_linear(module: Any) -> bool:
+    return isinstance(module, torch.nn.Linear)

@@ -1,0 +1,168 @@
+"""Store what came out: artifact, evaluation, metrics, and last of all the job's manifest. Safe to repeat at any point."""
+
+import hashlib
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from finetune_api.artifacts import (
+    ADAPTER,
+    DATA,
+    EVALUATION,
+    MANIFEST,
+    METRICS,
+    MODEL,
+    RESOLVED,
+    FileEntry,
+    JobRecord,
+    Manifest,
+    Resolved,
+)
+from finetune_api.pods import Trained
+from finetune_api.v1alpha1.finetunejob import ArtifactStatus, EvaluationStatus
+from finetune_storage import Store, commit_folder, document
+from finetune_trainer.card import model_card
+from finetune_trainer.inputs import Inputs
+from finetune_trainer.progress import Course
+from finetune_trainer.scores import EvaluationFile
+
+LIBRARIES = (
+    "finetune-operator",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What the earlier steps made."""
+
+    course: Course
+    evaluation: EvaluationFile | None
+    stop_tokens: list[int]
+    """Tokens that end an answer of the tuned model."""
+
+    @property
+    def summary(self) -> EvaluationStatus | None:
+        """The figures and verdicts."""
+        return self.evaluation.summary if self.evaluation else None
+
+    @property
+    def gate_passed(self) -> bool:
+        """Also where there is no gate."""
+        return self.evaluation is None or self.evaluation.gate_passed
+
+
+def published(store: Store) -> Trained | None:
+    """The outcome of a job whose manifest is written."""
+    if not store.exists(MANIFEST):
+        return None
+    job = Manifest.model_validate_json(store.get(MANIFEST)).job
+    if job is None:
+        raise ValueError(f"{store.uri(MANIFEST)} has no job record")
+    return Trained(
+        artifact=job.artifact,
+        evaluation=job.evaluation,
+        gate_passed=job.gate_passed,
+        trained_tokens=job.trained_tokens,
+        steps=job.steps,
+        loss=job.loss,
+    )
+
+
+def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image: str) -> Trained:
+    """Upload everything and write the job's manifest."""
+    store, resolved = inputs.store, inputs.resolved
+    is_adapter = resolved.adapter.type != "Full"
+    key = ADAPTER if is_adapter else MODEL
+    folder = inputs.work / "artifact"
+    _save(model, tokenizer, resolved, outcome, folder)
+    card = model_card(inputs, outcome.course, outcome.summary, outcome.gate_passed, versions())
+    (folder / "README.md").write_text(card)
+    base = resolved.base_model if is_adapter else None
+    manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
+    digest = commit_folder(store, folder, key, manifest)
+    files = [_entry(store, RESOLVED), *_folder_entries(store, DATA), *_folder_entries(store, key)]
+    files.append(store.upload(inputs.work / METRICS, METRICS))
+    if outcome.evaluation is not None:
+        store.put(EVALUATION, document(outcome.evaluation))
+        files.append(_entry(store, EVALUATION))
+    artifact = ArtifactStatus(
+        kind="Adapter" if is_adapter else "Model",
+        uri=store.uri(key),
+        digest=digest,
+        manifest_uri=store.uri(MANIFEST),
+    )
+    record = _record(inputs, outcome, artifact, image)
+    root = Manifest(kind="Job", files=sorted(files, key=lambda entry: entry.path), job=record)
+    store.put_new(MANIFEST, document(root))
+    trained = published(store)
+    assert trained is not None
+    return trained
+
+
+def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: str) -> JobRecord:
+    resolved = inputs.resolved
+    return JobRecord(
+        namespace=resolved.namespace,
+        name=resolved.name,
+        uid=resolved.uid,
+        image=image,
+        versions=versions(),
+        resolved_digest=inputs.resolved_digest,
+        data_digest=resolved.data_digest,
+        artifact=artifact,
+        evaluation=outcome.summary,
+        gate_passed=outcome.gate_passed,
+        trained_tokens=outcome.course.tokens,
+        steps=outcome.course.steps,
+        loss=outcome.course.loss,
+    )
+
+
+def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, folder: Path) -> None:
+    """Write the weights, and what a server needs to know beside them."""
+    model.generation_config.eos_token_id = outcome.stop_tokens
+    if resolved.adapter.type == "Full":
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return
+    config = model.peft_config[model.active_adapter]
+    config.base_model_name_or_path = str(resolved.base_model.uri).removeprefix("hf://")
+    config.revision = resolved.base_model.revision
+    config.target_modules = sorted(config.target_modules)  # a set has no order, and equal adapters have equal digests
+    # The vocabulary never changes; "auto" would ask a hub about the base.
+    model.save_pretrained(folder, save_embedding_layers=False)
+    model.generation_config.save_pretrained(folder)
+
+
+def _entry(store: Store, key: str) -> FileEntry:
+    data = store.get(key)
+    return FileEntry(path=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _folder_entries(store: Store, key: str) -> list[FileEntry]:
+    """The files of a committed folder and its manifest, as seen from the job's folder."""
+    manifest = Manifest.model_validate_json(store.get(f"{key}/{MANIFEST}"))
+    inner = [entry.model_copy(update={"path": f"{key}/{entry.path}"}) for entry in manifest.files]
+    return [*inner, _entry(store, f"{key}/{MANIFEST}")]
+
+
+def versions() -> dict[str, str]:
+    """Of everything that shapes the numbers."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout, or on a platform without the library
+            continue
+    return found

@@ -1,0 +1,64 @@
+"""The train stage: prepared data and a base model in, a tuned, evaluated, published artifact out.
+
+Reads only what the prepare stage wrote. An attempt may end at any point; the next one goes on from what is stored.
+"""
+
+import os
+
+from finetune_api.pods import JobConfig, Trained
+from finetune_trainer.checkpoints import Checkpoints
+from finetune_trainer.inputs import Inputs, open_output, read_inputs
+from finetune_trainer.interruption import Interruption
+from finetune_trainer.machine import choose_numerics, naming_memory, pin_threads
+from finetune_trainer.outcome import Places
+from finetune_trainer.progress import Progress
+from finetune_trainer.publish import Outcome, publish, published
+from finetune_trainer.report import Reporter, destination
+
+QUIET = {
+    "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",  # our own thread speaks that contract, and never slows a step
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: int) -> Trained:
+    """Carry the train stage out, or what an earlier attempt left of it; its outcome."""
+    with Interruption() as interruption:
+        store = open_output(config, places)
+        if (earlier := published(store)) is not None:
+            return earlier
+        inputs = read_inputs(store, places)
+        print(f"attempt {attempt}: {len(inputs.splits['train'])} training rows read", flush=True)
+        os.environ |= QUIET
+        pin_threads()
+        with naming_memory("loading, evaluating or storing the model"):
+            return _learn(config, inputs, micro_batch_divisor, interruption)
+
+
+def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interruption) -> Trained:
+    # Imported here: torch and its libraries take seconds, and must see the environment set above.
+    from finetune_trainer import compare, encode, model, train
+
+    resolved, training = inputs.resolved, inputs.resolved.training
+    numerics = choose_numerics(training.precision)
+    base = model.load_base(inputs, numerics)
+    encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
+    rows = [row.fields for row in inputs.splits["train"]]
+    examples = encode.encode_training(encoder, rows, training.max_length, packed=training.packing)
+    exam = compare.make_exam(inputs, encoder, base.model)
+    base_scores = compare.base_scores(base.model, exam, inputs, numerics)
+
+    tuned = model.add_adapter(base.model, resolved.adapter, training.seed)
+    with Reporter(destination(os.environ)) as reporter:
+        progress = Progress(inputs.store, inputs.work, training.steps, reporter)
+        companions = train.Companions(progress, Checkpoints(inputs.store), interruption)
+        settings = train.settings(training, numerics, resolved.method, divisor, inputs.work)
+        course = train.train(tuned, base.tokenizer, examples, settings, companions, inputs.work)
+        tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
+        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics)
+        stops = encode.stop_tokens(encoder, examples, tuned.generation_config.eos_token_id)
+        trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
+        progress.published()
+    return trained
