@@ -195,7 +195,8 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _refusal(error: ValidationError) -> ApiError:
-    first = error.errors()[0]
+    # Of a choice of types every member complains; the one that got furthest is the one that was meant.
+    first = max(error.errors(), key=lambda found: len(found["loc"]))
     param = str(first["loc"][0])
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
