@@ -26,9 +26,9 @@ async def run(settings: Settings) -> None:
     """Run until stopped by a signal; an error in any part ends the process, which is started anew with nothing lost."""
     cluster = await connect()
     sources = Sources(settings, Cache(), ReportStore(since=utc_now()), answers={})
-    actor = Actor(cluster, sources)
-    workers = Workers(actor.sync, actor.failed, settings.concurrency)
+    workers = Workers()
     watcher = watch.Watch(cluster, sources, workers.wake)
+    actor = Actor(cluster, sources, watcher.seen)
     server = ReportServer(cluster, sources, workers.wake)
     runners = [
         await report_server.serve(server.application(), settings.report_port, tls(settings)),
@@ -37,7 +37,11 @@ async def run(settings: Settings) -> None:
     try:
         await watcher.fill()
         logger.info("listed everything; watching %s", ", ".join(settings.watch_namespaces) or "all namespaces")
-        await first_end(kopf_operator(watcher, settings), workers.run(), watcher.resync())
+        await first_end(
+            kopf_operator(watcher, settings),
+            workers.run(actor.sync, actor.failed, settings.concurrency),
+            watcher.resync(),
+        )
     finally:
         for runner in runners:
             await runner.cleanup()

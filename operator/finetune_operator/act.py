@@ -1,6 +1,6 @@
 """The one place that acts: lets a key's controller decide, and carries its Plan out through the cluster.
 
-Every action is safe to repeat. What the API server answers goes into the cache at once, so that the next decision sees it.
+Every action is safe to repeat. What the API server answers goes the way of a watch event at once, so that the next decision sees it.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ def utc_now() -> datetime:
 class Actor:
     """Carries plans out."""
 
-    def __init__(self, cluster: Cluster, sources: Sources, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, cluster: Cluster, sources: Sources, seen: Callable[[str, Manifest], None]) -> None:
         self._cluster = cluster
         self._sources = sources
-        self._clock = clock
+        self._seen = seen
         self._applied: dict[Ref, tuple[str, object]] = {}
 
     async def sync(self, key: Key) -> float | None:
@@ -60,7 +60,7 @@ class Actor:
             status="True",
             reason=RECONCILE_ERROR,
             message=f"The operator failed and tries again: {error}"[:1024],
-            last_transition_time=self._clock().strftime("%Y-%m-%dT%H:%M:%SZ"),
+            last_transition_time=utc_now().strftime("%Y-%m-%dT%H:%M:%SZ"),
             observed_generation=body["metadata"].get("generation", 0),
         )
         known = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
@@ -72,7 +72,7 @@ class Actor:
         answers: dict[Ref, Any] = {}
         while True:
             seen = controller.observe(replace(self._sources, answers=answers), key)
-            plan = Plan() if seen is None else controller.reconcile(seen, self._clock())
+            plan = Plan() if seen is None else controller.reconcile(seen, utc_now())
             if not plan.reads:
                 return plan
             wanted = [ref for ref in plan.reads if ref not in answers]
@@ -104,7 +104,7 @@ class Actor:
             if existing is None or _owner(existing) != _owner(manifest):
                 raise
             created = existing
-        self._sources.cache.store(manifest["kind"], created)
+        self._seen(manifest["kind"], created)
 
     async def _apply(self, manifest: Manifest) -> None:
         ref = ref_of(manifest)
@@ -116,7 +116,7 @@ class Actor:
             return
         answer = await self._cluster.apply(manifest)
         self._applied[ref] = (digest, _spec_version(answer))
-        self._sources.cache.store(ref.kind, answer)
+        self._seen(ref.kind, answer)
 
     async def _write_status(self, write: StatusWrite) -> bool:
         """Patch what differs; False when it was decided on an old state: the newest is in the cache now."""
@@ -136,15 +136,15 @@ class Actor:
                 raise
             newest = await self._cluster.get(ref)
             if newest is not None:
-                self._sources.cache.store(ref.kind, newest)
+                self._seen(ref.kind, newest)
             return False
-        self._sources.cache.store(ref.kind, answer)
+        self._seen(ref.kind, answer)
         return True
 
     async def _emit(self, event: Event) -> None:
         """Best effort: an Event that cannot be written must not hold the job up."""
         try:
-            await self._cluster.create(event_manifest(event, self._clock()))
+            await self._cluster.create(event_manifest(event, utc_now()))
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:
                 logger.warning("Event %s about %s was not written: %s", event.reason, event.regarding.name, error)

@@ -31,10 +31,7 @@ def backoff(failures: int) -> float:
 class Workers:
     """Keys and when they are due. A key woken while it is worked on is worked on again afterwards."""
 
-    def __init__(self, sync: Sync, failed: Failed, concurrency: int) -> None:
-        self._sync = sync
-        self._failed = failed
-        self._concurrency = concurrency
+    def __init__(self) -> None:
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
         self._dirty: set[Key] = set()
         self._active: set[Key] = set()
@@ -51,11 +48,11 @@ class Workers:
                 self._queue.put_nowait(key)
                 metrics.queue_depth.set(self._queue.qsize())
 
-    async def run(self) -> None:
-        """Work until cancelled."""
+    async def run(self, sync: Sync, failed: Failed, concurrency: int) -> None:
+        """Work on so many keys at a time, until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._concurrency):
-                group.create_task(self._worker())
+            for _ in range(concurrency):
+                group.create_task(self._worker(sync, failed))
 
     def _set_timer(self, key: Key, after: float) -> None:
         loop = asyncio.get_running_loop()
@@ -70,38 +67,35 @@ class Workers:
         del self._timers[key]
         self.wake(key)
 
-    async def _worker(self) -> None:
+    async def _worker(self, sync: Sync, failed: Failed) -> None:
         while True:
             key = await self._queue.get()
             metrics.queue_depth.set(self._queue.qsize())
             self._dirty.discard(key)
             self._active.add(key)
             try:
-                await self._work(key)
+                await self._work(key, sync, failed)
             finally:
                 self._active.discard(key)
                 if key in self._dirty:
                     self._queue.put_nowait(key)
 
-    async def _work(self, key: Key) -> None:
+    async def _work(self, key: Key, sync: Sync, failed: Failed) -> None:
         try:
             with metrics.reconcile_seconds.labels(key.kind).time():
-                after = await self._sync(key)
+                after = await sync(key)
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             delay = backoff(failures)
             logger.warning("%s %s/%s failed (%d in a row), again in %.1f s", *key, failures, delay, exc_info=error)
             metrics.reconciles.labels(key.kind, "error").inc()
             self._set_timer(key, delay)
-            await self._tell(key, error, failures)
+            try:
+                await failed(key, error, failures)
+            except Exception:
+                logger.exception("%s %s/%s: the failure could not be written into its status", *key)
             return
         self._failures.pop(key, None)
         metrics.reconciles.labels(key.kind, "ok").inc()
         if after is not None:
             self._set_timer(key, after)
-
-    async def _tell(self, key: Key, error: Exception, failures: int) -> None:
-        try:
-            await self._failed(key, error, failures)
-        except Exception:
-            logger.exception("%s %s/%s: the failure could not be written into its status", *key)

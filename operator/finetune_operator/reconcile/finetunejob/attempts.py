@@ -47,14 +47,10 @@ def advance(draft: Draft, stage: PodStage) -> Summary | None:
     """
     last = next((record for record in reversed(records(draft)) if record.stage == stage), None)
     if last is not None and last.completion_time is None:
-        job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, last.number))
-        if job is None:
-            end = LOST
-        else:
-            end = ending(job, pods_of(draft, last))
-            if end is None:
-                _go_on(draft, last, job)
-                return None
+        end = _end_of(draft, last)
+        if end is None:
+            _go_on(draft, last)
+            return None
         if end.reason is None and not _has_result(stage, end.summary):
             end = NO_RESULT
         last = close(draft, last, end)
@@ -86,8 +82,16 @@ def open_attempt(draft: Draft) -> Record | None:
 def has_ended(draft: Draft) -> bool:
     """Whether the open attempt's Job has ended, which is not written down yet."""
     record = open_attempt(draft)
-    job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, record.stage, record.number)) if record else None
-    return job is not None and ending(job, ()) is not None
+    return record is not None and _job_of(draft, record) is not None and _end_of(draft, record) is not None
+
+
+def _job_of(draft: Draft, record: Record) -> Manifest | None:
+    return draft.seen.jobs.get(attempt_name(draft.name, draft.uid, record.stage, record.number))
+
+
+def _end_of(draft: Draft, record: Record) -> Ending | None:
+    job = _job_of(draft, record)
+    return LOST if job is None else ending(job, pods_of(draft, record))
 
 
 def succeeded(draft: Draft, stage: PodStage) -> bool:
@@ -143,7 +147,7 @@ def _replace(draft: Draft, record: Record) -> None:
     draft.update(attempts=[record if (each.stage, each.number) == same else each for each in records(draft)])
 
 
-def _go_on(draft: Draft, record: Record, job: Manifest) -> None:
+def _go_on(draft: Draft, record: Record) -> None:
     """The attempt runs, or is about to."""
     pods = pods_of(draft, record)
     state, stage = ONGOING[record.stage]
@@ -151,6 +155,7 @@ def _go_on(draft: Draft, record: Record, job: Manifest) -> None:
         progress.running(draft, record, state, stage)
         return
     age = draft.since(record.start_time or timestamp(draft.now))
+    job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
     reason, message = why_not_started(draft, job, pods, age)
     if reason in PULL_FAILURES and age >= PULL_SECONDS:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
