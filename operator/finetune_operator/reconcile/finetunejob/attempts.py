@@ -17,7 +17,13 @@ from finetune_operator.reconcile.finetunejob.cause import Ending, ending, has_st
 from finetune_operator.reconcile.finetunejob.checks import backend_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 from finetune_operator.reconcile.finetunejob.start import frozen_config
-from finetune_operator.reconcile.finetunejob.waiting import PULL_FAILURES, PULL_SECONDS, why_not_started
+from finetune_operator.reconcile.finetunejob.waiting import (
+    ABOUT_TO_START,
+    PATIENCE_SECONDS,
+    PULL_FAILURES,
+    PULL_SECONDS,
+    why_not_started,
+)
 
 MAX_RETRIES = 3
 MAX_LOST = 5
@@ -157,6 +163,7 @@ def _go_on(draft: Draft, record: Record) -> None:
     age = draft.since(record.start_time or timestamp(draft.now))
     job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
     reason, message = why_not_started(draft, job, pods, age)
+    message = progress.introduction(draft, record) + message
     if reason in PULL_FAILURES and age >= PULL_SECONDS:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
         draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
@@ -198,19 +205,15 @@ def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     if number > 100:
         draft.fail(Reason.INFRASTRUCTURE, "A stage has been started 100 times; delete the job and create it anew.")
         return
-    attempt = Attempt(stage, number, _divisor(draft) if stage == "Train" else 1)
-    draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
     record = Record(stage=stage, number=number, start_time=timestamp(draft.now))
+    attempt = Attempt(stage, number, progress.divisor(draft, record))
+    draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
     draft.update(attempts=[*records(draft), record][-MAX_RECORDS:])
     state, condition = ONGOING[stage]
-    message = "The pod is about to be created."
-    if attempt.micro_batch_divisor > 1:
-        message = f"Attempt {number} runs with the micro-batch divided by {attempt.micro_batch_divisor}, as memory ran out before."
-    elif last is not None:
-        message = f"Attempt {number} follows, as the one before ended: {last.outcome}."
+    message = progress.introduction(draft, record) + ABOUT_TO_START
     draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", "Starting", message)
     draft.stand("Starting" if stage == "Train" else state, message)
-    draft.later(20)
+    draft.later(PATIENCE_SECONDS)
 
 
 def _say_retrying(draft: Draft, stage: PodStage, last: Record | None, alive: list[Manifest]) -> None:
@@ -230,8 +233,3 @@ def _delay(draft: Draft, last: Record | None) -> float:
     of_stage = [each for each in records(draft) if each.stage == last.stage and each.outcome != SUSPENDED]
     delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (len(of_stage) - 1))
     return delay - draft.since(last.completion_time)
-
-
-def _divisor(draft: Draft) -> int:
-    out_of_memory = sum(each.outcome == Reason.OUT_OF_MEMORY for each in records(draft) if each.stage == "Train")
-    return int(2**out_of_memory)

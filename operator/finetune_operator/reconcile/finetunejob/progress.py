@@ -1,7 +1,7 @@
 """What a running pod reports -> status: percentage, loss, time left, checkpoints. At most every few seconds per job."""
 
 from finetune_api.pods import Report
-from finetune_api.reasons import Stage
+from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import Attempt as Record
 from finetune_api.v1alpha1.finetunejob import TrainerStatus
 from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, timestamp
@@ -78,13 +78,30 @@ def duration(seconds: int | None) -> str | None:
     return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h {minutes % 60}m"
 
 
+def divisor(draft: Draft, record: Record) -> int:
+    """By what an attempt divides the micro-batch: twice as much after each time memory ran out."""
+    if record.stage != "Train":
+        return 1
+    before = [each for each in draft.status.attempts or [] if each.stage == "Train" and each.number < record.number]
+    return int(2 ** sum(each.outcome == Reason.OUT_OF_MEMORY for each in before))
+
+
+def introduction(draft: Draft, record: Record) -> str:
+    """Which attempt it is, and what it does differently; nothing for the first."""
+    if record.number == 1:
+        return ""
+    parts = [f"Attempt {record.number}"]
+    if (by := divisor(draft, record)) > 1:
+        parts.append(f"micro-batch divided by {by}, as memory ran out")
+    return ", ".join(parts) + ": "
+
+
 def _sentence(draft: Draft, record: Record, state: str) -> str:
-    start = "" if record.number == 1 else f"Attempt {record.number}"
-    if record.number > 1 and draft.status.resumed_from_step is not None:
-        start += f", resumed from step {draft.status.resumed_from_step}"
     what = {
         "Training": "The train pod runs.",
         "Evaluating": "Training is done; base and tuned model are being compared and the artifact stored.",
         "Collecting": "The result is read from the artifact's manifest, as the train pod's summary was lost.",
     }[state]
-    return f"{start}: {what}" if start else what
+    if record.number > 1 and draft.status.resumed_from_step is not None:
+        what = f"resumed from step {draft.status.resumed_from_step}. {what}"
+    return introduction(draft, record) + what
