@@ -200,7 +200,7 @@ NEEDED = [
     ("create", "adapterdeployments.GROUP"),
     ("create", "jobs.batch"),
     ("patch", "deployments.apps"),
-    ("delete", "pods"),
+    ("watch", "pods"),
     ("create", "events"),
     ("get", "serviceaccounts"),
 ]
@@ -213,6 +213,8 @@ NEVER = [
     ("patch", "adapterdeployments.GROUP"),
     ("delete", "adapterdeployments.GROUP"),
     ("create", "pods"),
+    ("delete", "pods"),
+    ("patch", "jobs.batch"),
     ("create", "pods/exec"),
     ("get", "pods/log"),
     ("create", "serviceaccounts/token"),
