@@ -10,6 +10,7 @@ import yaml
 from finetune_api.__main__ import HEADER, as_template, as_yaml
 from finetune_api.crd import NotStructural, definitions, openapi
 from finetune_api.model import ApiModel
+from finetune_api.reference import page
 
 ROOT = Path(__file__).parents[1]
 CHART_CRDS = ROOT / "charts" / "finetune-operator" / "templates" / "crds"
@@ -52,6 +53,10 @@ def test_the_committed_files_are_what_the_models_generate(crd: dict[str, Any]) -
     name = f"{crd['metadata']['name']}.yaml"
     assert (ROOT / "crds" / name).read_text() == HEADER + as_yaml(crd), "run python -m finetune_api (CONTRIBUTING.md)"
     assert (CHART_CRDS / name).read_text() == HEADER + as_template(crd), "run python -m finetune_api (CONTRIBUTING.md)"
+
+
+def test_the_reference_page_is_what_the_models_generate() -> None:
+    assert (ROOT / "docs" / "reference.md").read_text() == page(list(CRDS.values())), "run python -m finetune_api"
 
 
 def test_no_file_is_left_from_a_kind_that_is_gone() -> None:

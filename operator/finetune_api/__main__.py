@@ -1,6 +1,7 @@
 """``python -m finetune_api crds/``: write the CustomResourceDefinitions, one file each.
 
-With ``--chart DIR`` the same definitions are written as Helm templates behind ``crds.enabled`` and ``crds.keep``.
+With ``--chart DIR`` the same definitions are written as Helm templates behind ``crds.enabled`` and ``crds.keep``, with
+``--reference FILE`` as a page for people.
 """
 
 import argparse
@@ -10,6 +11,7 @@ from typing import Any
 import yaml
 
 from finetune_api.crd import definitions
+from finetune_api.reference import page
 
 HEADER = "# Generated from operator/finetune_api by `python -m finetune_api`; do not edit.\n"
 KEEP = "{{- if .Values.crds.keep }}\n  annotations:\n    helm.sh/resource-policy: keep\n{{- end }}\n"
@@ -33,12 +35,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m finetune_api", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder for the plain definitions")
     parser.add_argument("--chart", type=Path, help="folder for the Helm templates")
+    parser.add_argument("--reference", type=Path, help="Markdown file for the API reference")
     args = parser.parse_args()
     for crd in definitions():
         name = f"{crd['metadata']['name']}.yaml"
         (args.folder / name).write_text(HEADER + as_yaml(crd))
         if args.chart:
             (args.chart / name).write_text(HEADER + as_template(crd))
+    if args.reference:
+        args.reference.write_text(page(definitions()))
 
 
 if __name__ == "__main__":
