@@ -59,12 +59,6 @@ def owner_reference(body: Manifest, *, controller: bool = False) -> Manifest:
     return {**owner, "controller": True} if controller else owner
 
 
-def is_owner(body: Manifest, child: Manifest) -> bool:
-    """Whether an object belongs to this incarnation of an owner."""
-    owners = child["metadata"].get("ownerReferences") or []
-    return any(owner["uid"] == body["metadata"]["uid"] for owner in owners)
-
-
 def deployment(pool: ServerPool, replicas: int, owners: list[Manifest], settings: Settings) -> Manifest:
     """The server pods."""
     labels = pod.common_labels(pool=pool.name)

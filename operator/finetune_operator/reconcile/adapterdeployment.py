@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_operator.cache import Cache, Manifest
-from finetune_operator.manifests.serving import is_owner
 from finetune_operator.plan import Controller, Key, Plan, Sources, ref_of
 from finetune_operator.reconcile import adapterdeployment_status
 from finetune_operator.reconcile.pool_members import KIND, Member, job_name, member, referenced_job
@@ -43,7 +42,7 @@ def reconcile(seen: tuple[Member, Manifest | None], now: datetime) -> Plan:
     """Say what is missing; the Service of an earlier pool would lead to others' models."""
     found, service = seen
     write, events = adapterdeployment_status.write(found, Verdict(found.finding), now)
-    stale = (ref_of(service),) if service and is_owner(found.body, service) else ()
+    stale = (ref_of(service),) if service else ()
     return Plan(delete=stale, statuses=(write,), events=tuple(events))
 
 

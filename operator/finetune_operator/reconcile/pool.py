@@ -74,11 +74,7 @@ def observe(sources: Sources, key: Key) -> Observation | None:
         for pod in cache.labelled("Pod", namespace, POOL_LABEL, key.name)
         if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
     ]
-    services = {
-        each.name: found
-        for each in mine
-        if (found := cache.get("Service", namespace, each.name)) and serving.is_owner(each.body, found)
-    }
+    services = {each.name: found for each in mine if (found := cache.get("Service", namespace, each.name))}
     said = Pods(alive, sources.reports.of_pool(namespace, key.name), None, sources.reports.since)
     return Observation(key, sources.settings, mine, objects, services, said, sources.answers)
 
