@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,10 +18,11 @@ from finetune_api.artifacts import (
     ResolvedTraining,
     job_folder,
 )
-from finetune_api.pods import JobConfig
+from finetune_api.pods import JobConfig, Trained
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel, SplitStatistics
 from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
-from finetune_storage import commit_folder, document, open_store
+from finetune_storage import Store, commit_folder, document, open_store
+from finetune_trainer.outcome import Places
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 COLOURS = ("red", "green", "blue")
@@ -159,3 +163,47 @@ def _write(folder: Path, split: str, rows: Rows) -> PreparedSplit:
         sha256=hashlib.sha256(data).hexdigest(),
         statistics=SplitStatistics(name=split, rows=len(rows)),  # type: ignore[arg-type]
     )
+
+
+def train_here(config: JobConfig, secrets_dir: Path, work: Path, divisor: int = 1) -> Trained:
+    """The train stage in this process."""
+    from finetune_trainer import recipe
+
+    return recipe.run(config, Places(secrets_dir=secrets_dir, work_dir=work), 1, divisor)
+
+
+def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> subprocess.Popen[str]:
+    """The train stage as a pod runs it; its output can be read line by line."""
+    work.mkdir(parents=True)
+    (work / "job.json").write_bytes(document(config))
+    places = {
+        "config": work / "job.json",
+        "secrets-dir": secrets_dir,
+        "work-dir": work,
+        "termination-log": work / "end",
+    }
+    options = [f"--{name}={path}" for name, path in places.items()]
+    return subprocess.Popen(
+        [sys.executable, "-m", "finetune_trainer", "train", "--attempt=1", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+
+
+def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
+    """Output up to a line with this beginning. Raises AssertionError where the process ends before it."""
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(beginning):
+            return lines
+    raise AssertionError(f"ended without {beginning!r}:\n{''.join(lines)}")
+
+
+def job_store(config: JobConfig, secrets_dir: Path) -> Store:
+    """The job's folder."""
+    output = config.spec.output
+    return open_store(job_folder(output.uri, config.namespace, config.name, config.uid), secrets_dir / "s3")

@@ -1,0 +1,149 @@
+"""An interrupted run ends with the same weights as an uninterrupted one, to the last bit."""
+
+import json
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
+from finetune_api.pods import JobConfig, Summary
+from finetune_api.reasons import Reason
+from prepared_jobs import (
+    TINY,
+    colour_rows,
+    job_store,
+    lines_until,
+    prepare_job,
+    start_train,
+    texts,
+    train_here,
+    training,
+)
+from s3_server import serve
+
+STEPS = 40
+LORA = {
+    "rows": {"train": colour_rows(46), "test": colour_rows(6, 100)},  # 46 rows: the last batch of an epoch is smaller
+    "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2),
+    "settings": training(steps=STEPS, checkpoint_every_steps=4),
+}
+CPT = {
+    "rows": {"train": texts(160), "test": texts(6, 200)},
+    "method": "cpt",
+    "adapter": ResolvedAdapterSpec(type="Full"),
+    "from_config": TINY,
+    "settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True, learning_rate=3e-3),
+}
+PACKED = LORA | {"settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True)}
+CASES = [
+    pytest.param(LORA, id="sft-lora"),
+    pytest.param(PACKED, id="sft-lora-packed"),
+    pytest.param(CPT, id="cpt-full-packed"),
+]
+
+
+def weights(config: JobConfig, secrets_dir: Path) -> dict[str, str]:
+    """sha256 of every safetensors file of the artifact."""
+    manifest = Manifest.model_validate_json(job_store(config, secrets_dir).get("manifest.json"))
+    found = {e.path: e.sha256 for e in manifest.files if e.path.endswith(".safetensors")}
+    assert found
+    return found
+
+
+def checkpoint_steps(config: JobConfig, secrets_dir: Path) -> list[int]:
+    """Steps of the committed checkpoints."""
+    keys = job_store(config, secrets_dir).list("checkpoints/")
+    return sorted(int(key.split("-")[1].split("/")[0]) for key in keys if key.endswith("/manifest.json"))
+
+
+def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, number: int) -> int:
+    """Run in a process of its own and send it a signal when a step is done; its exit code."""
+    process = start_train(config, secrets_dir, work)
+    try:
+        lines_until(process, f"step {at_step}/")
+        process.send_signal(number)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert not job_store(config, secrets_dir).exists("manifest.json"), "it was too fast to be interrupted"
+    return process.returncode
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any], number: int, code: int
+) -> None:
+    whole = prepare_job(bucket, secret.parent, name="whole", **case)
+    broken = prepare_job(bucket, secret.parent, name="broken", **case)
+    expected = train_here(whole, secret.parent, tmp_path / "whole")
+    assert interrupt(broken, secret.parent, tmp_path / "first", 14, number) == code
+    stopped_at = checkpoint_steps(broken, secret.parent)[-1]
+    if number == signal.SIGTERM:
+        assert stopped_at >= 14, "SIGTERM commits the step that was under way"
+        summary = Summary.model_validate_json((tmp_path / "first" / "end").read_bytes())
+        assert summary.error is not None
+        assert summary.error.code == Reason.INTERRUPTED
+    found = train_here(broken, secret.parent, tmp_path / "second")
+    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert (found.trained_tokens, found.steps, found.loss) == (expected.trained_tokens, STEPS, expected.loss)
+    assert logged(broken, secret.parent) == logged(whole, secret.parent)
+    assert checkpoint_steps(broken, secret.parent) == [STEPS - 4, STEPS]
+
+
+def logged(config: JobConfig, secrets_dir: Path) -> list[tuple[int, float]]:
+    """Step and loss of every line of metrics.jsonl."""
+    lines = job_store(config, secrets_dir).get("metrics.jsonl").splitlines()
+    return [(line["step"], line["loss"]) for line in map(json.loads, lines)]
+
+
+def test_corrupt_and_torn_checkpoints_are_skipped(
+    bucket: str, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = prepare_job(bucket, secret.parent, name="whole", **LORA)
+    broken = prepare_job(bucket, secret.parent, name="broken", **LORA)
+    train_here(whole, secret.parent, tmp_path / "whole")
+    interrupt(broken, secret.parent, tmp_path / "first", 14, signal.SIGKILL)
+    store, (before, newest) = job_store(broken, secret.parent), checkpoint_steps(broken, secret.parent)
+    store.put(f"checkpoints/step-{newest:06d}/optimizer.pt", b"not what was written")
+    store.put(f"checkpoints/step-{newest + 4:06d}/optimizer.pt", b"a torn checkpoint has no manifest")
+    capsys.readouterr()
+    train_here(broken, secret.parent, tmp_path / "second")
+    said = capsys.readouterr().out
+    assert f"checkpoint of step {newest} skipped" in said
+    assert f"checkpoint of step {newest + 4} skipped" in said
+    assert f"resuming from the checkpoint of step {before} of {STEPS}" in said
+    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert checkpoint_steps(broken, secret.parent) == [STEPS - 4, STEPS]
+
+
+def test_without_a_valid_checkpoint_it_begins_anew(bucket: str, secret: Path, tmp_path: Path) -> None:
+    case = LORA | {"settings": training(steps=4)}
+    whole = prepare_job(bucket, secret.parent, name="whole", **case)
+    broken = prepare_job(bucket, secret.parent, name="broken", **case)
+    job_store(broken, secret.parent).put("checkpoints/step-000002/manifest.json", b"{}")
+    train_here(whole, secret.parent, tmp_path / "whole")
+    train_here(broken, secret.parent, tmp_path / "broken")
+    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+
+
+def test_a_store_that_is_down_is_waited_for(bucket: str, secret: Path, tmp_path: Path) -> None:
+    whole = prepare_job(bucket, secret.parent, name="whole", **LORA)
+    train_here(whole, secret.parent, tmp_path / "whole")
+    with serve(tmp_path / "own") as server:
+        secrets = server.secret(tmp_path / "own-secrets" / "s3").parent
+        config = prepare_job(server.bucket("models"), secrets, name="whole", **LORA)
+        process = start_train(config, secrets, tmp_path / "work")
+        lines_until(process, "step 9/")
+        server.stop()
+        waiting = lines_until(process, "s3://")[-1]
+        assert "no answer" in waiting, waiting
+        restart = threading.Timer(3, server.start)
+        restart.start()
+        output, _ = process.communicate(timeout=100)
+        restart.join()
+        assert process.returncode == 0, output
+        assert weights(config, secrets) == weights(whole, secret.parent)
