@@ -63,7 +63,7 @@ async def serve(flags: argparse.Namespace) -> None:
         loop.add_signal_handler(number, stop.set)
     engine = Engine(partial(load, flags), max_num_seqs=flags.max_num_seqs, max_queue=flags.max_queue)
     api = Api(engine)
-    runner = web.AppRunner(api.application(), handler_cancellation=True, shutdown_timeout=5)
+    runner = api.runner()
     await runner.setup()
     try:
         await web.TCPSite(runner, flags.host, flags.port).start()

@@ -34,6 +34,8 @@ from finetune_server.registry import Registry, Served
 log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 4 * 2**20
+SHUTDOWN_SECONDS = 5
+"""For answers to be written; by then the engine has drained."""
 
 Stream = AsyncGenerator[tuple[int, Piece], None]
 
@@ -67,8 +69,8 @@ class Api:
         self._decoder = decoder
         self._registry = registry
 
-    def application(self) -> web.Application:
-        """Routes, with OpenAI's error bodies everywhere."""
+    def runner(self) -> web.AppRunner:
+        """The application: routes, and OpenAI's error bodies everywhere."""
         app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=[errors])
         app.add_routes(
             [
@@ -80,7 +82,7 @@ class Api:
                 web.post("/v1/chat/completions", self.chat_completions),
             ]
         )
-        return app
+        return web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN_SECONDS)
 
     @property
     def registry(self) -> Registry:
