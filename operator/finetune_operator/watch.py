@@ -7,6 +7,7 @@ What keeps the cache honest beside the watches is :meth:`Watch.compare`: after a
 import asyncio
 import logging
 import random
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -142,9 +143,24 @@ def registry(watch: Watch) -> kopf.OperatorRegistry:
     return handlers
 
 
-async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+class Connection(kopf.ConnectionInfo):
+    """kopf's connection for clusters whose certificates Kubernetes itself accepts.
+
+    Python 3.13 verifies strictly by RFC 5280, which the certificates of several distributions fail (no key usage, no
+    authority key identifier); chain, name and dates are verified as ever.
+    """
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        """The context without the strictness."""
+        context = super().as_ssl_context()
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context
+
+
+async def login(**kwargs: Any) -> Connection | None:
     """From files only; kopf's default login would import the whole synchronous client."""
-    return kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+    return Connection(**vars(found)) if found else None
 
 
 def group_version(kind: Kind) -> tuple[str, str]:
