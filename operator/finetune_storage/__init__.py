@@ -5,13 +5,14 @@ one client and one way of naming what went wrong. Every end is a :class:`finetun
 the address and never a credential; an unreachable store is waited for, anything else fails at once.
 """
 
-from finetune_storage.folders import commit_folder, document, fetch_folder
+from finetune_storage.folders import commit_folder, digest_of, document, fetch_folder
 from finetune_storage.models import fetch_model, is_model_file, pin_model
 from finetune_storage.store import Store, open_store, sha256_of
 
 __all__ = [
     "Store",
     "commit_folder",
+    "digest_of",
     "document",
     "fetch_folder",
     "fetch_model",

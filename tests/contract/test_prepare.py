@@ -1,0 +1,452 @@
+"""``python -m finetune_trainer prepare`` as a process, against a real S3 server: what it writes, and how it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.artifacts import Resolved
+from finetune_api.pods import MAX_SUMMARY_BYTES, Summary
+from finetune_api.reasons import EXIT_CODES, Reason
+from finetune_storage import Store, open_store
+from s3_server import S3Server
+from tiny_models import CHAT_TEMPLATE, write_tiny_llama
+
+ROOT = Path(__file__).parents[2]
+FROM_CONFIG = {
+    "architecture": "Llama",
+    "vocabularySize": 400,
+    "hiddenSize": 16,
+    "intermediateSize": 32,
+    "layers": 1,
+    "attentionHeads": 2,
+    "maxPositionEmbeddings": 128,
+}
+CHAT = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}
+
+
+def answers(count: int = 20) -> list[dict[str, str]]:
+    return [{"prompt": f"What is {i} and {i}?", "completion": f" {2 * i}"} for i in range(count)]
+
+
+def texts(count: int = 20) -> list[dict[str, str]]:
+    return [{"text": f"The number {i} comes after the number {i - 1}, and so it goes on."} for i in range(count)]
+
+
+@dataclass
+class Run:
+    """A finished prepare process."""
+
+    exit_code: int
+    summary: Summary
+    message: bytes
+    log: str
+    work: Path
+
+    def failure(self, reason: Reason) -> str:
+        """The message, after checking that it ended with this reason."""
+        assert self.summary.error is not None, self.summary
+        assert self.summary.error.code == reason, self.log
+        assert self.exit_code == EXIT_CODES[reason]
+        return self.summary.error.message
+
+    @property
+    def prepared(self) -> Any:
+        assert self.exit_code == 0, self.summary
+        assert self.summary.prepared is not None
+        return self.summary.prepared
+
+
+Prepare = Callable[..., Run]
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def store(bucket: str, secret: Path) -> Store:
+    """Root of the test's bucket."""
+    return open_store(bucket, secret, patience=20)
+
+
+@pytest.fixture
+def base(tiny_llama: Path, store: Store) -> str:
+    """Address of a tiny base model."""
+    for path in tiny_llama.iterdir():
+        store.upload(path, f"base/{path.name}")
+    return store.uri("base")
+
+
+@pytest.fixture
+def prepare(bucket: str, secret: Path, store: Store, base: str, tmp_path: Path) -> Prepare:
+    """Run the stage on rows (or the bytes of a file); keywords replace members of the spec."""
+
+    def run(rows: list[Any] | bytes | None, env: dict[str, str] | None = None, **spec: Any) -> Run:
+        if rows is not None:
+            store.put("data/train.jsonl", rows if isinstance(rows, bytes) else jsonl(rows))
+        command, log = command_line(job(bucket, base, **spec), tmp_path)
+        done = subprocess.run(command, env=environment(**(env or {})), capture_output=True, text=True, timeout=120)
+        message = log.read_bytes()
+        summary = Summary.model_validate_json(message)
+        return Run(done.returncode, summary, message, done.stdout + done.stderr, tmp_path / "work")
+
+    return run
+
+
+def job(bucket: str, base: str, **spec: Any) -> dict[str, Any]:
+    """job.json; keywords replace members of the spec, None leaves one out."""
+    default = {
+        "baseModel": {"uri": base, "secretRef": {"name": "s3"}},
+        "dataset": {"train": {"uri": f"{bucket}/data/train.jsonl", "secretRef": {"name": "s3"}}},
+        "output": {"uri": f"{bucket}/out", "secretRef": {"name": "s3"}},
+    }
+    merged = default | spec
+    reference = {key: merged["baseModel"].get(key) for key in ("uri", "digest", "secretRef", "revision")}
+    return {
+        "namespace": "team-a",
+        "name": "job",
+        "uid": "uid-1",
+        "image": "trainer@sha256:0",
+        "spec": {key: value for key, value in merged.items() if value is not None},
+        "baseModel": {key: value for key, value in reference.items() if value is not None},
+    }
+
+
+def command_line(config: dict[str, Any], folder: Path) -> tuple[list[str], Path]:
+    """The stage's command, and where its termination message will be."""
+    (folder / "job.json").write_text(json.dumps(config))
+    log = folder / "termination-log"
+    options = {
+        "config": folder / "job.json",
+        "secrets-dir": folder / "secrets",
+        "sources-dir": folder / "sources",
+        "work-dir": folder / "work",
+        "termination-log": log,
+        "secret-wait": 0,
+        "attempt": 1,
+    }
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, "-m", "finetune_trainer", "prepare", *flags], log
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+    return kept | {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}", "OMP_NUM_THREADS": "1"} | more
+
+
+def jsonl(rows: list[Any]) -> bytes:
+    """JSON lines; a string is taken as it is."""
+    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows).encode()
+
+
+def dataset(bucket: str, **members: Any) -> dict[str, Any]:
+    return {"train": {"uri": f"{bucket}/data/train.jsonl", "secretRef": {"name": "s3"}}, **members}
+
+
+def resolved_of(store: Store) -> Resolved:
+    return Resolved.model_validate_json(store.get("out/team-a/job/uid-1/resolved.json"))
+
+
+def rows_of(store: Store, split: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in store.get(f"out/team-a/job/uid-1/data/{split}.jsonl").splitlines()]
+
+
+class TestWhatItWrites:
+    def test_a_first_job_needs_only_base_data_and_output(self, prepare: Prepare, store: Store) -> None:
+        found = prepare(answers())
+        assert found.prepared.dataset.format == "PromptCompletion"
+        assert [(split.name, split.rows) for split in found.prepared.dataset.splits] == [("train", 20)]
+        assert rows_of(store, "train") == answers()
+        resolved = resolved_of(store)
+        assert resolved.method == "sft"
+        assert resolved.adapter.type == "LoRA"
+        assert resolved.training.steps == found.prepared.plan.steps == 6  # 3 epochs of 20 rows in batches of 16
+        assert {choice.field for choice in found.prepared.plan.choices} >= {
+            "training.learningRate",
+            "adapter.rank",
+            "method",
+        }
+        assert len(found.message) <= MAX_SUMMARY_BYTES
+
+    def test_again_means_the_same_bytes(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        settings = {"dataset": dataset(bucket, split={"test": 0.2, "validation": 0.1})}
+        first = prepare(answers(), **settings)
+        before = {key: store.get(key) for key in store.list("out/")}
+        second = prepare(None, **settings)
+        assert second.message == first.message
+        assert {key: store.get(key) for key in store.list("out/")} == before
+
+    @pytest.mark.parametrize(
+        ("row", "format_", "prepared"),
+        [
+            pytest.param(CHAT, "Messages", CHAT, id="messages"),
+            pytest.param(
+                {"prompt": "a", "completion": "b", "id": 7}, "PromptCompletion", None, id="prompt and completion"
+            ),
+            pytest.param({"instruction": "Add.", "input": "1 1", "output": "2"}, "Alpaca", None, id="alpaca"),
+        ],
+    )
+    def test_formats_are_told_by_their_fields(
+        self, prepare: Prepare, store: Store, row: dict[str, Any], format_: str, prepared: dict[str, Any] | None
+    ) -> None:
+        assert prepare([row]).prepared.dataset.format == format_
+        (written,) = rows_of(store, "train")
+        if prepared is not None:
+            assert written == prepared
+        else:
+            assert set(written) == {"prompt", "completion"}
+
+    def test_own_column_names_are_mapped(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        columns = {"prompt": "question", "completion": "answer"}
+        prepare([{"question": "a?", "answer": "b"}], dataset=dataset(bucket, columns=columns)).prepared  # noqa: B018
+        assert rows_of(store, "train") == [{"prompt": "a?", "completion": "b"}]
+
+    def test_raw_text_for_a_model_from_a_config(self, prepare: Prepare, store: Store, tmp_path: Path) -> None:
+        cpt = {"baseModel": {"fromConfig": FROM_CONFIG}, "method": {"cpt": {}}}
+        found = prepare(texts(40), **cpt)
+        assert found.prepared.dataset.format == "Text"
+        resolved = resolved_of(store)
+        assert resolved.from_config is not None
+        assert resolved.adapter.type == "Full"
+        assert resolved.training.packing
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(found.work / "data/tokenizer", local_files_only=True)
+        text = "The number 3, naïvely: 日本\n"
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+        rendered = tokenizer.apply_chat_template(
+            CHAT["messages"], return_dict=True, return_assistant_tokens_mask=True, tokenize=True
+        )
+        answer = [token for token, mine in zip(rendered["input_ids"], rendered["assistant_masks"], strict=True) if mine]
+        assert tokenizer.decode(answer) == "good day<|im_end|>"
+        assert (
+            store.get("out/team-a/job/uid-1/data/tokenizer/tokenizer.json")
+            == (found.work / "data/tokenizer/tokenizer.json").read_bytes()
+        )
+
+    def test_sources_from_a_config_map(self, prepare: Prepare, store: Store, tmp_path: Path) -> None:
+        for split, rows in (("train", answers(9)), ("test", answers(3))):
+            (tmp_path / "sources" / split).mkdir(parents=True)
+            (tmp_path / "sources" / split / "rows.jsonl").write_bytes(jsonl(rows))
+        source = {"configMap": {"name": "rows", "key": "rows.jsonl"}}
+        found = prepare(None, dataset={"train": source, "test": source})
+        assert {split.name: split.rows for split in found.prepared.dataset.splits} == {"train": 6, "test": 3}
+        assert found.prepared.dataset.duplicates == 3, "what is tested is not trained on"
+
+    def test_torch_is_not_imported(self, prepare: Prepare) -> None:
+        found = prepare(answers(), env={"PYTHONPROFILEIMPORTTIME": "1"})
+        modules = {
+            line.rsplit("|", 1)[-1].strip() for line in found.log.splitlines() if line.startswith("import time:")
+        }
+        assert "transformers" in modules
+        assert not modules & {"torch", "torch.nn", "peft", "trl.trainer.sft_trainer"}
+
+
+class TestBrokenRows:
+    @pytest.mark.parametrize(
+        ("bad", "words"),
+        [
+            pytest.param('{"prompt": "a", "completion"', ["no valid JSON", "column"], id="bad JSON"),
+            pytest.param({"prompt": "a"}, ["field completion", "nothing", "non-empty string"], id="a missing field"),
+            pytest.param(
+                {"prompt": "a", "completion": 4}, ["field completion", "a number", "string"], id="a wrong type"
+            ),
+            pytest.param(
+                {"prompt": "a", "completion": " "}, ["field completion", "an empty string"], id="an empty answer"
+            ),
+            pytest.param([1, 2], ["a list", "one JSON object per line"], id="not an object"),
+        ],
+    )
+    def test_file_line_and_field_are_named_and_the_row_is_not_quoted(
+        self, prepare: Prepare, store: Store, bad: Any, words: list[str]
+    ) -> None:
+        found = prepare([*answers(2), bad, {"prompt": "SECRET", "completion": None}])
+        message = found.failure(Reason.DATA_INVALID)
+        assert "data/train.jsonl line 3" in message
+        assert "line 4, field completion: found null" in message
+        assert "2 of 4 rows" in message
+        assert all(word in message for word in words), message
+        assert "SECRET" not in found.log
+        assert store.list("out/") == []
+
+    @pytest.mark.parametrize(
+        ("roles", "words"),
+        [
+            (["user", "user", "assistant"], "messages[1].role: found user, expected assistant"),
+            (["user", "system", "assistant"], "messages[1].role: found system, expected assistant"),
+            (["assistant"], "messages[0].role: found assistant, expected system or user"),
+            (["system", "user"], "messages[1].role: found user, expected assistant: the last message is the answer"),
+            (["user", "narrator"], "messages[1].role: found a string of 8 characters"),
+        ],
+    )
+    def test_roles_out_of_order(self, prepare: Prepare, roles: list[str], words: str) -> None:
+        row = {"messages": [{"role": role, "content": "x"} for role in roles]}
+        assert words in prepare([CHAT, row]).failure(Reason.DATA_INVALID)
+
+    def test_answers_outside_the_labels(self, prepare: Prepare, bucket: str) -> None:
+        rows = [{"prompt": f"{i}?", "completion": " red" if i % 2 else " blue"} for i in range(8)]
+        labels = {"labels": ["red", "blue"]}
+        split = dataset(bucket, split={"test": 0.25})
+        prepare(rows, dataset=split, evaluation=labels).prepared  # noqa: B018
+        message = prepare([*rows, {"prompt": "9?", "completion": "green"}], dataset=split, evaluation=labels).failure(
+            Reason.DATA_INVALID
+        )
+        assert (
+            "line 9, field completion: found a string of 5 characters, expected one of the 2 evaluation.labels"
+            in message
+        )
+
+    def test_invalid_rows_can_be_dropped(self, prepare: Prepare, bucket: str) -> None:
+        found = prepare([*answers(3), "{"], dataset=dataset(bucket, quality={"onInvalidRow": "Drop"}))
+        assert found.prepared.dataset.invalid == 1
+        assert found.prepared.dataset.splits[0].rows == 3
+
+    def test_only_the_first_findings_are_in_the_message(self, prepare: Prepare) -> None:
+        found = prepare([*answers(1), *["{"] * 500])
+        assert "500 of 501 rows are invalid" in found.failure(Reason.DATA_INVALID)
+        assert "and 490 more" in found.failure(Reason.DATA_INVALID)
+        assert len(found.message) <= MAX_SUMMARY_BYTES
+
+    def test_an_empty_file(self, prepare: Prepare) -> None:
+        assert "no rows" in prepare(b"\n").failure(Reason.DATA_INVALID)
+
+    def test_fields_of_no_format(self, prepare: Prepare) -> None:
+        message = prepare([{"question": "a", "answer": "b"}]).failure(Reason.DATA_INVALID)
+        assert "answer, question" in message
+        assert "dataset.columns" in message
+
+
+class TestMethodAndFormat:
+    def test_raw_text_does_not_fit_sft(self, prepare: Prepare) -> None:
+        assert "use method cpt" in prepare(texts()).failure(Reason.DATA_INVALID)
+
+    def test_answers_do_not_fit_cpt(self, prepare: Prepare) -> None:
+        message = prepare(answers(), method={"cpt": {}}).failure(Reason.DATA_INVALID)
+        assert "PromptCompletion" in message
+        assert "use method sft" in message
+
+    def test_messages_need_a_chat_template(self, prepare: Prepare, store: Store) -> None:
+        store.delete(["base/chat_template.jinja"])
+        assert "chat template" in prepare([CHAT]).failure(Reason.CONFIG_INVALID)
+
+    def test_a_chat_template_must_mark_the_answers(self, prepare: Prepare, store: Store) -> None:
+        plain = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+        store.put("base/chat_template.jinja", plain.encode())
+        assert "assistantOnlyLoss" in prepare([CHAT]).failure(Reason.CONFIG_INVALID)
+        prepare([CHAT], method={"sft": {"assistantOnlyLoss": False}}).prepared  # noqa: B018
+
+    def test_a_gate_needs_held_out_rows(self, prepare: Prepare) -> None:
+        message = prepare(answers(), evaluation={"gate": [{"metric": "Loss", "max": 1}]}).failure(Reason.CONFIG_INVALID)
+        assert "dataset.split.test" in message
+
+
+class TestStorage:
+    def test_a_missing_dataset(self, prepare: Prepare, bucket: str) -> None:
+        assert f"{bucket}/data/train.jsonl does not exist" in prepare(None).failure(Reason.DATASET_NOT_FOUND)
+
+    def test_a_missing_bucket(self, prepare: Prepare) -> None:
+        source = {"uri": "s3://no-such-bucket/rows.jsonl", "secretRef": {"name": "s3"}}
+        message = prepare(None, dataset={"train": source}).failure(Reason.DATASET_NOT_FOUND)
+        assert "s3://no-such-bucket/rows.jsonl: the bucket does not exist" in message
+
+    def test_a_missing_config_map_key(self, prepare: Prepare) -> None:
+        source = {"configMap": {"name": "rows", "key": "rows.jsonl"}}
+        message = prepare(None, dataset={"train": source}).failure(Reason.DATASET_NOT_FOUND)
+        assert "ConfigMap rows, key rows.jsonl" in message
+
+    def test_a_missing_secret(self, prepare: Prepare, secret: Path) -> None:
+        output = {"uri": "s3://models", "secretRef": {"name": "other"}}
+        message = prepare(answers(), output=output).failure(Reason.SECRET_NOT_FOUND)
+        assert "'other'" in message
+        assert "AWS_ACCESS_KEY_ID" in message
+
+    def test_wrong_credentials(self, prepare: Prepare, s3_server: S3Server, secret: Path) -> None:
+        s3_server.secret(secret, AWS_SECRET_ACCESS_KEY="wrong")
+        open_answers = prepare(None)
+        assert "refused the credentials" in open_answers.failure(Reason.ACCESS_DENIED)
+        assert "wrong" not in open_answers.log
+
+    def test_an_output_that_may_not_be_written(
+        self, prepare: Prepare, s3_server: S3Server, bucket: str, secret: Path
+    ) -> None:
+        s3_server.secret(secret.parent / "reader", identity="reader")
+        output = {"uri": f"{bucket}/out", "secretRef": {"name": "reader"}}
+        assert "may not write" in prepare(answers(), output=output).failure(Reason.OUTPUT_NOT_WRITABLE)
+
+    def test_an_output_bucket_that_is_not_there(self, prepare: Prepare) -> None:
+        output = {"uri": "s3://no-such-bucket", "secretRef": {"name": "s3"}}
+        assert "bucket does not exist" in prepare(answers(), output=output).failure(Reason.OUTPUT_NOT_WRITABLE)
+
+
+class TestBaseModel:
+    def test_a_missing_model(self, prepare: Prepare, bucket: str) -> None:
+        model = {"uri": f"{bucket}/nowhere", "secretRef": {"name": "s3"}}
+        assert f"{bucket}/nowhere" in prepare(answers(), baseModel=model).failure(Reason.MODEL_NOT_FOUND)
+
+    @pytest.mark.parametrize(
+        ("change", "reason", "words"),
+        [
+            pytest.param({"model_type": "unheard"}, Reason.MODEL_NOT_FOUND, "unheard", id="an unknown architecture"),
+            pytest.param({"model_type": "t5"}, Reason.MODEL_NOT_FOUND, "causal language model", id="no causal model"),
+            pytest.param({"auto_map": {"A": "b.C"}}, Reason.CONFIG_INVALID, "never run", id="code of its own"),
+            pytest.param({"vocab_size": 17}, Reason.MODEL_NOT_FOUND, "vocab_size 17", id="too small a vocabulary"),
+        ],
+    )
+    def test_a_config_that_cannot_be_trained(
+        self, prepare: Prepare, store: Store, change: dict[str, Any], reason: Reason, words: str
+    ) -> None:
+        config = json.loads(store.get("base/config.json"))
+        if "model_type" in change:
+            config.pop("architectures", None)
+        store.put("base/config.json", json.dumps(config | change).encode())
+        assert words in prepare(answers()).failure(reason)
+
+    def test_pickles_are_not_weights(self, prepare: Prepare, store: Store) -> None:
+        store.delete(["base/model.safetensors"])
+        store.put("base/pytorch_model.bin", b"pickle")
+        assert "found pytorch_model.bin" in prepare(answers()).failure(Reason.MODEL_NOT_FOUND)
+
+    def test_python_files_are_refused(self, prepare: Prepare, store: Store) -> None:
+        store.put("base/modeling.py", b"")
+        assert "modeling.py" in prepare(answers()).failure(Reason.CONFIG_INVALID)
+
+    def test_longer_than_the_model_can(self, prepare: Prepare) -> None:
+        message = prepare(answers(), training={"maxLength": 4096}).failure(Reason.CONFIG_INVALID)
+        assert "4096" in message
+        assert "256" in message
+
+
+class TestTheProcess:
+    def test_sigterm_ends_it_as_interrupted(
+        self, bucket: str, base: str, s3_server: S3Server, tmp_path: Path, secret: Path
+    ) -> None:
+        s3_server.secret(secret, AWS_ENDPOINT_URL="http://127.0.0.1:1")  # it waits for this store
+        command, log = command_line(job(bucket, base), tmp_path)
+        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "trying again" in line:
+                break
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+        assert time.monotonic() - began < 10
+        process.stderr.close()
+        assert Summary.model_validate_json(log.read_bytes()).error.code == "Interrupted"  # type: ignore[union-attr]
+
+    def test_a_config_that_is_not_there(self, tmp_path: Path) -> None:
+        command, log = command_line({}, tmp_path)
+        (tmp_path / "job.json").unlink()
+        done = subprocess.run(command, env=environment(), capture_output=True, timeout=60)
+        assert done.returncode == EXIT_CODES[Reason.CONFIG_INVALID]
+        assert "job.json" in Summary.model_validate_json(log.read_bytes()).error.message  # type: ignore[union-attr]

@@ -1,0 +1,77 @@
+"""What is wrong with a dataset's rows, in words that never quote a row."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+SHOWN = 10
+"""Findings in the message; the rest are counted."""
+LOGGED = 1000
+"""Findings in the pod's log."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The first problem of one row."""
+
+    file: str
+    line: int
+    field: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        where = f", field {self.field}" if self.field else ""
+        return f"{self.file} line {self.line}{where}: found {self.found}, expected {self.expected}"
+
+
+class Broken(Exception):
+    """A row that cannot be used: where in it, what was found, what is expected."""
+
+    def __init__(self, field: str, found: str, expected: str) -> None:
+        super().__init__(field)
+        self.field = field
+        self.found = found
+        self.expected = expected
+
+
+@dataclass
+class Findings:
+    """Invalid rows: the first ones in full, all of them counted."""
+
+    rows: int = 0
+    """Rows read, valid or not."""
+    count: int = 0
+    first: list[Finding] = field(default_factory=list)
+
+    def add(self, file: str, line: int, broken: Broken) -> None:
+        """Note an invalid row."""
+        finding = Finding(file, line, broken.field, broken.found, broken.expected)
+        self.count += 1
+        if self.count <= SHOWN:
+            self.first.append(finding)
+        if self.count <= LOGGED:
+            print(finding, file=sys.stderr)
+
+    def sentence(self) -> str:
+        """What the user reads."""
+        more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
+        listed = "; ".join(str(finding) for finding in self.first)
+        return f"{self.count} of {self.rows} rows {'is' if self.count == 1 else 'are'} invalid: {listed}{more}"
+
+
+def describe(value: Any) -> str:
+    """A value's type and size."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return f"a string of {len(value)} characters" if value.strip() else "an empty string"
+        case list():
+            return f"a list of {len(value)}" if value else "an empty list"
+        case _:
+            return "an object"

@@ -1,0 +1,62 @@
+"""Rows counted in tokens, by the encoder the train stage uses."""
+
+import json
+import math
+from array import array
+from pathlib import Path
+
+from finetune_api.artifacts import ResolvedTraining
+from finetune_api.v1alpha1.finetunejob import SplitStatistics
+from finetune_trainer.data.packing import sequence_count
+from finetune_trainer.data.sources import SplitName
+from finetune_trainer.encode import IGNORED, Encoder, Example
+
+
+class Lengths:
+    """Tokens of each row of a split: all of them, where the learned ones begin, and how many they are at most."""
+
+    def __init__(self) -> None:
+        self.tokens = array("I")
+        self.learned_from = array("I")
+        self.longest_answer = 0
+
+    def add(self, example: Example) -> None:
+        """Note a row."""
+        self.tokens.append(len(example.input_ids))
+        # As in training: nothing predicts the first token.
+        learned = [place for place, label in enumerate(example.labels) if place and label != IGNORED]
+        self.learned_from.append(learned[0] if learned else 2**32 - 1)
+        self.longest_answer = max(self.longest_answer, len(learned))
+
+    def percentile(self, share: float) -> int:
+        """The length that this share of the rows does not exceed."""
+        return sorted(self.tokens)[math.ceil(share * len(self.tokens)) - 1]
+
+    def sequences(self, max_length: int, *, packing: bool, whole_text: bool) -> int:
+        """Sequences of an epoch; as in training, rows without a learned token within ``max_length`` are left out."""
+        keep_all = packing and whole_text
+        pairs = zip(self.tokens, self.learned_from, strict=True)
+        kept = [tokens for tokens, learned in pairs if keep_all or learned < max_length]
+        return sequence_count(kept, max_length, packing=packing, whole_text=whole_text)
+
+    def statistics(self, name: SplitName, training: ResolvedTraining, method: str) -> SplitStatistics:
+        """What the user is shown."""
+        joined = training.packing and method == "cpt"
+        limit = max(self.tokens) if joined else training.max_length
+        return SplitStatistics(
+            name=name,
+            rows=len(self.tokens),
+            tokens=sum(min(tokens, limit) for tokens in self.tokens),
+            longest=max(self.tokens),
+            truncated=sum(tokens > limit for tokens in self.tokens),
+        )
+
+
+def measure(path: Path, encoder: Encoder, split: SplitName) -> Lengths:
+    """Tokenise a prepared file: rows to learn from, or held-out rows whose answers count."""
+    encode = encoder.training if split == "train" else encoder.answer
+    lengths = Lengths()
+    with path.open("rb") as file:
+        for line in file:
+            lengths.add(encode(json.loads(line)))
+    return lengths

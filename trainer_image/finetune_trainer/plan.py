@@ -1,0 +1,277 @@
+"""Decide every value the spec leaves out, each with its reason. Pure; called by :mod:`finetune_trainer.prepare`.
+
+    method               sft
+    adapter              LoRA, rank 16, alpha twice the rank, dropout 0.05, all linear layers; cpt: Full
+    epochs               3; cpt: 1
+    learningRate         2e-4 for adapters; Full: 2e-5; random weights: 1e-3
+    batchSize            16, or all sequences where there are fewer
+    maxLength            99 % of the training rows fit, rounded up to 64; cpt: 2048; never more than the base's positions
+    microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass
+    scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
+    packing              cpt: yes; sft: no
+    checkpoints          ten in a run
+    metrics              Loss, Perplexity; sft: ExactMatch; with labels: Accuracy
+    maxNewTokens         those of the longest answer held out
+
+Batches count sequences; the steps are those the train stage takes (:mod:`finetune_trainer.data.packing`).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import ceil
+from typing import NamedTuple, TypeVar
+
+from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.dataset import Split
+from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
+from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, Metric, TrainingSpec
+from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.sources import SplitName
+
+T = TypeVar("T")
+
+DEFAULT_SEED = 42
+TOKENS_PER_PASS = 8192
+LONGEST_TEXT = 2048
+LONGEST_ANSWER = 4096
+SHARE_THAT_FITS = 0.99
+CHECKPOINTS = 10
+
+
+@dataclass
+class Choices:
+    """Values, as stated or as chosen; what was chosen is noted with its reason."""
+
+    made: list[Choice] = field(default_factory=list)
+
+    def take(self, name: str, stated: T | None, chosen: T, reason: str) -> T:
+        """The stated value, else the chosen one."""
+        if stated is not None:
+            return stated
+        self.made.append(Choice(field=name, value=_shown(chosen), reason=reason))
+        return chosen
+
+
+class Plan(NamedTuple):
+    """Nothing left out."""
+
+    adapter: ResolvedAdapterSpec
+    training: ResolvedTraining
+    evaluation: EvaluationSpec
+
+
+class Situation(NamedTuple):
+    """What the decisions rest on."""
+
+    spec: FineTuneJobSpec
+    base: BaseFacts
+    lengths: Mapping[SplitName, Lengths]
+
+    @property
+    def method(self) -> str:
+        """sft or cpt."""
+        return method_of(self.spec)
+
+    @property
+    def held_out(self) -> Lengths | None:
+        """The split the evaluation uses: test, else validation."""
+        return self.lengths.get("test") or self.lengths.get("validation")
+
+
+def method_of(spec: FineTuneJobSpec) -> str:
+    """sft unless cpt is stated."""
+    return "cpt" if spec.method is not None and spec.method.cpt is not None else "sft"
+
+
+def answers_only(spec: FineTuneJobSpec) -> bool:
+    """Whether training learns from answers only; needed before the rows can be measured."""
+    sft = spec.method.sft if spec.method else None
+    return method_of(spec) == "sft" and (sft is None or sft.assistant_only_loss is not False)
+
+
+def split_seed(spec: FineTuneJobSpec) -> int:
+    """Seed of the cut into splits; needed before the rows can be measured."""
+    split, training = spec.dataset.split or Split(), spec.training or TrainingSpec()
+    if split.seed is not None:
+        return split.seed
+    return DEFAULT_SEED if training.seed is None else training.seed
+
+
+def decide(seen: Situation, choices: Choices) -> Plan:
+    """Every value, as stated or as chosen. Raises Failure where stated values do not fit data or base."""
+    if seen.spec.method is None:
+        choices.take("method", None, "sft", "the usual way to learn from answers")
+    adapter = _adapter(seen, choices)
+    evaluation = _evaluation(seen, choices)
+    return Plan(adapter, _training(seen, adapter, choices), evaluation)
+
+
+def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
+    stated = seen.spec.adapter
+    if stated is None:
+        is_text = seen.method == "cpt"
+        reason = (
+            "raw text changes the whole model" if is_text else "a small adapter learns nearly as well as all weights"
+        )
+        choices.take("adapter.type", None, "Full" if is_text else "LoRA", reason)
+        stated = AdapterSpec(type="Full" if is_text else "LoRA")
+    if stated.type == "Full":
+        return ResolvedAdapterSpec(type="Full")
+    if stated.type not in ("LoRA", "QLoRA"):
+        raise Failure(Reason.CONFIG_INVALID, f"adapter {stated.type} is not supported yet; use Full, LoRA or QLoRA")
+    rank = choices.take("adapter.rank", stated.rank, 16, "enough for most tasks")
+    return ResolvedAdapterSpec(
+        type=stated.type,
+        rank=rank,
+        alpha=choices.take("adapter.alpha", stated.alpha, 2 * rank, "twice the rank"),
+        dropout=choices.take("adapter.dropout", stated.dropout, 0.05, "usual for LoRA"),
+        target_modules=tuple(
+            choices.take("adapter.targetModules", stated.target_modules, ["all-linear"], "better than attention alone")
+        ),
+    )
+
+
+def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> ResolvedTraining:
+    stated = seen.spec.training or TrainingSpec()
+    take = choices.take
+    full, is_text = adapter.type == "Full", seen.method == "cpt"
+    packing = _packing(seen, choices)
+    max_length = _max_length(seen, stated, choices)
+    sequences = seen.lengths["train"].sequences(max_length, packing=packing, whole_text=is_text)
+    if sequences == 0:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"no training row has an answer within training.maxLength ({max_length} tokens); raise it",
+        )
+    batch = take("training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences")
+    epochs = stated.epochs
+    if stated.max_steps is None:
+        epochs = take(
+            "training.epochs", epochs, 1.0 if is_text else 3.0, "text: once" if is_text else "answers: three times"
+        )
+    steps = stated.max_steps or max(1, ceil((epochs or 1) * ceil(sequences / batch)))
+    rate, why = _learning_rate(full, seen.base.random)
+    return ResolvedTraining(
+        epochs=epochs,
+        max_steps=stated.max_steps,
+        steps=steps,
+        learning_rate=take("training.learningRate", stated.learning_rate, rate, why),
+        batch_size=batch,
+        micro_batch_size=take(
+            "training.microBatchSize",
+            stated.micro_batch_size,
+            _micro_batch(batch, max_length),
+            f"at most {TOKENS_PER_PASS} tokens per forward pass",
+        ),
+        max_length=max_length,
+        scheduler=take("training.scheduler", stated.scheduler, "Cosine", "usual"),
+        warmup_ratio=take("training.warmupRatio", stated.warmup_ratio, 0.03, "usual"),
+        weight_decay=take(
+            "training.weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"
+        ),
+        adam_beta2=take("training.adamBeta2", stated.adam_beta2, 0.999, "usual"),
+        max_grad_norm=take("training.maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
+        gradient_checkpointing=take(
+            "training.gradientCheckpointing",
+            stated.gradient_checkpointing,
+            seen.base.is_large,
+            "from a billion parameters on",
+        ),
+        precision=take("training.precision", stated.precision, "Auto", "BFloat16 where the device has it"),
+        seed=take("training.seed", stated.seed, DEFAULT_SEED, "the same run every time"),
+        checkpoint_every_steps=take(
+            "training.checkpointEverySteps",
+            stated.checkpoint_every_steps,
+            ceil(steps / CHECKPOINTS),
+            "a tenth of the run",
+        ),
+        packing=packing,
+        assistant_only_loss=_answers_only(seen, choices),
+    )
+
+
+def _packing(seen: Situation, choices: Choices) -> bool:
+    method = seen.spec.method
+    if seen.method == "cpt":
+        stated = method.cpt.packing if method and method.cpt else None
+        return choices.take("method.cpt.packing", stated, True, "full sequences, no padding")
+    stated = method.sft.packing if method and method.sft else None
+    return choices.take("method.sft.packing", stated, False, "pays only with a flash-attention kernel")
+
+
+def _answers_only(seen: Situation, choices: Choices) -> bool:
+    if seen.method == "cpt":
+        return False
+    method = seen.spec.method
+    stated = method.sft.assistant_only_loss if method and method.sft else None
+    return choices.take("method.sft.assistantOnlyLoss", stated, answers_only(seen.spec), "learn answers, not questions")
+
+
+def _max_length(seen: Situation, stated: TrainingSpec, choices: Choices) -> int:
+    positions = seen.base.positions
+    if stated.max_length is not None:
+        if positions is not None and stated.max_length > positions:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                f"training.maxLength is {stated.max_length}, but the base model has {positions} positions; state at most that",
+            )
+        return stated.max_length
+    if seen.method == "cpt":
+        wanted, why = LONGEST_TEXT, f"at most {LONGEST_TEXT}"
+    else:
+        fitting = seen.lengths["train"].percentile(SHARE_THAT_FITS)
+        wanted, why = 64 * ceil(fitting / 64), f"99 % of the rows have at most {fitting} tokens"
+    limited = wanted if positions is None else min(wanted, positions)
+    return choices.take(
+        "training.maxLength", None, limited, why if limited == wanted else f"positions of the base; {why}"
+    )
+
+
+def _learning_rate(full: bool, random: bool) -> tuple[float, str]:
+    if random:
+        return 1e-3, "random weights"
+    return (2e-5, "all weights of a trained model") if full else (2e-4, "usual for adapters")
+
+
+def _micro_batch(batch: int, max_length: int) -> int:
+    most = max(1, TOKENS_PER_PASS // max_length)
+    return next(size for size in range(min(batch, most), 0, -1) if batch % size == 0)
+
+
+def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
+    stated = seen.spec.evaluation or EvaluationSpec()
+    has_answers = seen.method == "sft"
+    held_out = seen.held_out
+    if held_out is None:
+        if stated.gate:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                "evaluation.gate needs held-out rows: set dataset.test or dataset.split.test (or validation)",
+            )
+        return stated
+    asked = {*(stated.metrics or ()), *(rule.metric for rule in stated.gate or ())}
+    if not has_answers and (wrong := sorted(asked & {"ExactMatch", "Accuracy"})):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"evaluation: {' and '.join(wrong)} need answers, and method cpt learns from raw text; use Loss or Perplexity",
+        )
+    usual: list[Metric] = ["Loss", "Perplexity"]
+    if has_answers:
+        usual += ["ExactMatch", "Accuracy"] if stated.labels else ["ExactMatch"]
+    metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
+    new_tokens = stated.max_new_tokens
+    if has_answers and "ExactMatch" in {*metrics, *asked}:
+        longest = max(1, min(LONGEST_ANSWER, held_out.longest_answer))
+        new_tokens = choices.take("evaluation.maxNewTokens", new_tokens, longest, "the longest held-out answer")
+    return stated.model_copy(update={"metrics": metrics, "max_new_tokens": new_tokens})
+
+
+def _shown(value: object) -> str:
+    """As in YAML."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
