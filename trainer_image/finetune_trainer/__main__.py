@@ -5,15 +5,16 @@ Exit code 0 if and only if the stage is done and published; the termination mess
 
 import argparse
 import logging
+import signal
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 
 from pydantic import ValidationError
 
 from finetune_api.pods import JobConfig, Stage, Summary
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.interruption import Interruption
 from finetune_trainer.outcome import Places, exit_code, failed, termination_message
 
 STAGES: dict[str, Stage] = {"prepare": "Prepare", "train": "Train", "collect": "Collect"}
@@ -25,10 +26,13 @@ def main(arguments: list[str]) -> int:
     places = Places(**{field.name: getattr(options, field.name) for field in fields(Places)})
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     stage = STAGES[options.stage]
+    signal.signal(signal.SIGTERM, _stop)  # before anything heavy is imported: a pod is often stopped while it starts
     try:
-        # Before anything heavy is imported: a pod is often stopped while it starts.
-        with Interruption():
-            summary = _run(stage, places, options.attempt, options.micro_batch_divisor)
+        summary = _run(stage, places, options.attempt, options.micro_batch_divisor)
+    except _Stopped:
+        summary = failed(
+            stage, Failure(Reason.INTERRUPTED, f"stage {stage} was stopped by SIGTERM; the next attempt does it again")
+        )
     except Exception as error:
         summary = failed(stage, error)
     message = termination_message(summary)
@@ -42,9 +46,9 @@ def _run(stage: Stage, places: Places, attempt: int, micro_batch_divisor: int) -
     if stage == "Prepare":
         # transformers imports torch wherever it finds it; as a tokeniser library it works without, and starts in a fifth of the time.
         sys.modules["torch"] = None  # type: ignore[assignment]
-        from finetune_trainer import prepare
+        from finetune_trainer.prepare import run
 
-        return Summary(stage=stage, prepared=prepare.run(config, places))
+        return Summary(stage=stage, prepared=run(config, places))
     if stage == "Train":
         from finetune_trainer import recipe
 
@@ -52,6 +56,14 @@ def _run(stage: Stage, places: Places, attempt: int, micro_batch_divisor: int) -
     from finetune_trainer import collect
 
     return Summary(stage=stage, trained=collect.run(config, places))
+
+
+class _Stopped(BaseException):
+    """SIGTERM came. No Exception: logging and libraries catch those, and would go on."""
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped
 
 
 def _config(path: Path) -> JobConfig:
