@@ -5,13 +5,13 @@ import logging
 import os
 import ssl
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
 from finetune_operator import probes, report_server, watch
 from finetune_operator.act import Actor, utc_now
-from finetune_operator.cache import Cache
+from finetune_operator.cache import OPERATOR, Cache
 from finetune_operator.cluster import connect
 from finetune_operator.plan import Sources
 from finetune_operator.report_server import ReportServer
@@ -56,6 +56,7 @@ async def kopf_operator(watcher: watch.Watch, settings: Settings) -> None:
         registry=watch.registry(watcher),
         settings=options,
         standalone=True,
+        identity=cast(Any, OPERATOR),  # else made from the user's name, and a pod's user has none
         clusterwide=not settings.watch_namespaces,
         namespaces=settings.watch_namespaces,
     )
