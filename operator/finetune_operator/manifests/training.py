@@ -20,7 +20,7 @@ GPU = "nvidia.com/gpu"
 
 SMALL: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 """Prepare and collect: no CPU limit, so that an idle node's cores are used; memory for the tokenizer and the rows' index."""
-TRAIN_CPU: Manifest = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
+TRAIN_CPU: Manifest = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
 TRAIN_GPU: Manifest = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "64Gi"}}
 """Weights pass through the host's memory on their way to the GPU."""
 

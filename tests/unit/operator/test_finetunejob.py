@@ -324,6 +324,17 @@ def test_no_new_attempt_while_an_old_pod_is_alive() -> None:
     assert world.settle()["state"] == "Starting"
 
 
+def test_an_attempt_created_and_not_written_down_is_taken_up() -> None:
+    world = World(a_job())
+    world.carry_out(world.plan())
+    world.carry_out(world.plan(), calls=1)  # the Job is created, and the operator dies
+    world.run_pod(PREPARE)
+    status = world.settle()
+    assert status["state"] == "Preparing"
+    assert [(a["stage"], a["number"]) for a in status["attempts"]] == [("Prepare", 1)]
+    assert world.log.count(f"create Job {PREPARE}") == 1
+
+
 def test_a_lost_summary_of_training_is_collected() -> None:
     world = World(a_job())
     world.training()

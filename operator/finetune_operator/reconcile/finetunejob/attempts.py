@@ -194,14 +194,15 @@ def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
 
 def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     """Create the next attempt, once its time has come and nothing of an earlier one is alive."""
-    alive = [pod for pod in draft.seen.pods if is_alive(pod)]
+    number = last.number + 1 if last else 1
+    own = {STAGE_LABEL: stage.lower(), ATTEMPT_LABEL: str(number)}  # created, and not yet written down
+    alive = [pod for pod in draft.seen.pods if is_alive(pod) and not own.items() <= labels_of(pod).items()]
     wait = _delay(draft, last)
     if alive or wait > 0:
         if wait > 0:
             draft.later(wait)
         _say_retrying(draft, stage, last, alive)
         return
-    number = last.number + 1 if last else 1
     if number > 100:
         draft.fail(Reason.INFRASTRUCTURE, "A stage has been started 100 times; delete the job and create it anew.")
         return
