@@ -1,7 +1,6 @@
 """Puts the gateway together, and takes it down without losing a request."""
 
 import asyncio
-import contextlib
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
@@ -116,8 +115,10 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        with contextlib.suppress(Leaving):
+        try:
             await run(settings, session, stop)
+        except* Leaving:
+            log.info("left")
 
 
 async def run(settings: Settings, session: aiohttp.ClientSession, stop: asyncio.Event) -> None:
