@@ -190,7 +190,7 @@ def test_every_pod_is_admitted_by_the_restricted_standard(release: Release) -> N
 def test_the_notes_name_the_next_commands(release: Release, other: str) -> None:
     notes = release.apply({"watchNamespaces": [other]})
     assert f"kubectl -n {release.kubectl.namespace} rollout status deployment/{release.name}-finetune-operator" in notes
-    assert f"kubectl -n {other} apply -f examples/01-pretrain-a-base/" in notes
+    assert f"kubectl -n {other} apply -f charts/finetune-operator/files/first-job.yaml" in notes
 
 
 NEEDED = [
