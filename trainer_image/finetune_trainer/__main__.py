@@ -5,6 +5,7 @@ Exit code 0 if and only if the stage is done and published; the termination mess
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from dataclasses import fields
@@ -46,6 +47,7 @@ def _run(stage: Stage, places: Places, attempt: int, micro_batch_divisor: int) -
     if stage == "Prepare":
         # transformers imports torch wherever it finds it; as a tokeniser library it works without, and starts in a fifth of the time.
         sys.modules["torch"] = None  # type: ignore[assignment]
+        os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # it advises to install torch
         from finetune_trainer.prepare import run
 
         return Summary(stage=stage, prepared=run(config, places))

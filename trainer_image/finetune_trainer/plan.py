@@ -177,7 +177,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
             "training.gradientCheckpointing",
             stated.gradient_checkpointing,
             seen.base.is_large,
-            "from a billion parameters on",
+            "true from a billion parameters on",
         ),
         precision=take("training.precision", stated.precision, "Auto", "BFloat16 where the device has it"),
         seed=take("training.seed", stated.seed, DEFAULT_SEED, "the same run every time"),

@@ -1,0 +1,116 @@
+"""Rows become prepared rows, or findings that say where and what."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.dataset import Columns
+from finetune_trainer.data.findings import Broken, Findings
+from finetune_trainer.data.formats import canonical, foreign_columns, tell
+from finetune_trainer.data.reading import LONGEST_LINE, read_rows
+
+NO_COLUMNS = Columns()
+
+
+def broken(row: dict[str, Any], format_: Any, labels: frozenset[str] = frozenset()) -> tuple[str, str, str]:
+    """Field, found and expected of a row that cannot be used."""
+    with pytest.raises(Broken) as caught:
+        canonical(row, format_, NO_COLUMNS, labels)
+    return caught.value.field, caught.value.found, caught.value.expected
+
+
+@pytest.mark.parametrize(
+    ("row", "method", "format_"),
+    [
+        ({"messages": []}, "sft", "Messages"),
+        ({"prompt": "", "completion": ""}, "sft", "PromptCompletion"),
+        ({"instruction": "", "output": ""}, "sft", "Alpaca"),
+        ({"text": ""}, "sft", "Text"),
+        ({"text": "", "prompt": "", "completion": ""}, "sft", "PromptCompletion"),
+        ({"text": "", "prompt": "", "completion": ""}, "cpt", "Text"),
+        ({"question": ""}, "sft", None),
+    ],
+)
+def test_a_format_is_told_by_its_fields(row: dict[str, Any], method: str, format_: str | None) -> None:
+    assert tell(row, NO_COLUMNS, method) == format_
+
+
+def test_columns_of_another_format_are_named() -> None:
+    assert foreign_columns("Text", Columns(text="body")) == []
+    assert foreign_columns("Text", Columns(text="body", prompt="question")) == ["prompt"]
+
+
+def test_alpaca_becomes_prompt_and_completion() -> None:
+    row = canonical({"instruction": "Add.", "input": "", "output": "2"}, "Alpaca", NO_COLUMNS, frozenset())
+    assert row["prompt"].endswith("### Instruction:\nAdd.\n\n### Response:\n")
+    assert row["completion"] == "2"
+    row = canonical({"instruction": "{Add}", "input": "1 {1}", "output": "2"}, "Alpaca", NO_COLUMNS, frozenset())
+    assert "### Instruction:\n{Add}\n\n### Input:\n1 {1}\n\n### Response:\n" in row["prompt"]
+
+
+def test_other_fields_of_a_row_are_left_out_but_tools_are_refused() -> None:
+    chat = {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": None}],
+        "id": 1,
+    }
+    assert canonical(chat, "Messages", NO_COLUMNS, frozenset()) == {
+        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    }
+    assert broken({**chat, "tools": [{}]}, "Messages")[0] == "tools"
+
+
+@pytest.mark.parametrize(
+    ("row", "format_", "field", "found"),
+    [
+        ({"text": None}, "Text", "text", "null"),
+        ({}, "Text", "text", "nothing"),
+        ({"text": "\ud800"}, "Text", "text", "half of a surrogate pair"),
+        ({"prompt": "a", "completion": True}, "PromptCompletion", "completion", "a boolean"),
+        ({"instruction": "a", "input": 1, "output": "b"}, "Alpaca", "input", "a number"),
+        ({"messages": {}}, "Messages", "messages", "an object"),
+        ({"messages": []}, "Messages", "messages", "an empty list"),
+        ({"messages": ["hi"]}, "Messages", "messages[0]", "a string of 2 characters"),
+        ({"messages": [{"content": "hi"}]}, "Messages", "messages[0].role", "nothing"),
+        ({"messages": [{"role": "user"}]}, "Messages", "messages[0].content", "nothing"),
+        ({"messages": [{"role": "user", "content": [{}]}]}, "Messages", "messages[0].content", "a list of 1"),
+        (
+            {"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]},
+            "Messages",
+            "messages[0].tool_calls",
+            "a list of 1",
+        ),
+    ],
+)
+def test_a_broken_row_says_where_and_what(row: dict[str, Any], format_: str, field: str, found: str) -> None:
+    assert broken(row, format_)[:2] == (field, found)
+
+
+def test_labels_ignore_white_space_around_the_answer() -> None:
+    labels = frozenset({"red", "blue"})
+    canonical({"prompt": "a", "completion": " red\n"}, "PromptCompletion", NO_COLUMNS, labels)
+    assert broken({"prompt": "a", "completion": "green"}, "PromptCompletion", labels)[0] == "completion"
+
+
+class TestReading:
+    def read(self, path: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Findings]:
+        path.write_bytes(data)
+        findings = Findings()
+        return list(read_rows(path, "rows.jsonl", findings)), findings
+
+    def test_lines_are_counted_as_an_editor_does(self, tmp_path: Path) -> None:
+        rows, findings = self.read(tmp_path / "f", b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": 2}\n{\n{"a": 3}')
+        assert rows == [(1, {"a": 1}), (3, {"a": 2}), (5, {"a": 3})]
+        assert [(each.line, each.expected) for each in findings.first] == [(4, "one JSON object per line")]
+        assert findings.rows == 4
+
+    @pytest.mark.parametrize("data", [b"\xff\xfe{", b"[" * 100_000, b"1", b"null", b'"text"', b'[{"a": 1}]'])
+    def test_what_is_no_row_is_a_finding(self, tmp_path: Path, data: bytes) -> None:
+        rows, findings = self.read(tmp_path / "f", data + b'\n{"a": 1}')
+        assert rows == [(2, {"a": 1})]
+        assert findings.count == 1
+
+    def test_a_line_without_end_does_not_fill_the_memory(self, tmp_path: Path) -> None:
+        rows, findings = self.read(tmp_path / "f", b'{"a": "' + b"x" * (2 * LONGEST_LINE) + b'"}\n{"a": 1}\n')
+        assert rows == [(2, {"a": 1})]
+        assert "32 MiB" in findings.first[0].found

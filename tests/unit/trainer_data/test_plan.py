@@ -1,0 +1,222 @@
+"""Values left out are decided by rule, stated ones stay, and steps are those the train stage takes."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary
+from finetune_api.reasons import EXIT_CODES, Failure, Reason
+from finetune_api.v1alpha1.finetunejob import (
+    Choice,
+    DatasetStatus,
+    FineTuneJobSpec,
+    JobError,
+    PlanStatus,
+    ResolvedBaseModel,
+)
+from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.packing import sequence_count
+from finetune_trainer.encode import IGNORED, Example
+from finetune_trainer.outcome import exit_code, failed, termination_message
+from finetune_trainer.plan import Choices, Plan, Situation, decide
+
+
+def a_spec(**members: Any) -> FineTuneJobSpec:
+    default = {
+        "baseModel": {"uri": "s3://models/base"},
+        "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
+        "output": {"uri": "s3://models"},
+    }
+    return FineTuneJobSpec.model_validate(default | members)
+
+
+def lengths(*rows: int, answer: int = 2) -> Lengths:
+    """Rows of so many tokens, the last ``answer`` of them learned."""
+    found = Lengths()
+    for row in rows:
+        found.add(Example(list(range(row)), [IGNORED] * (row - answer) + [1] * answer))
+    return found
+
+
+def plan(
+    spec: FineTuneJobSpec, positions: int | None = 2048, random: bool = False, **splits: Lengths
+) -> tuple[Plan, dict]:
+    choices = Choices()
+    base = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=random)
+    found = decide(Situation(spec, base, {"train": lengths(*[50] * 100), **splits}), choices)  # type: ignore[dict-item]
+    return found, {choice.field: choice.value for choice in choices.made}
+
+
+CPT = {"method": {"cpt": {}}}
+
+
+class TestDefaults:
+    def test_a_first_job(self) -> None:
+        found, choices = plan(a_spec())
+        training = found.training
+        assert (found.adapter.type, found.adapter.rank, found.adapter.alpha) == ("LoRA", 16, 32)
+        assert (training.learning_rate, training.epochs, training.batch_size) == (2e-4, 3, 16)
+        assert training.max_length == 64
+        assert training.steps == 21  # 3 epochs of ceil(100 / 16)
+        assert training.checkpoint_every_steps == 3
+        assert (training.packing, training.assistant_only_loss) == (False, True)
+        assert choices["training.learningRate"] == "0.0002"
+        assert choices["adapter.targetModules"] == "[all-linear]"
+
+    def test_what_is_stated_is_no_choice(self) -> None:
+        stated = {
+            "method": {"sft": {"packing": False, "assistantOnlyLoss": False}},
+            "adapter": {"type": "LoRA", "rank": 4, "alpha": 4, "dropout": 0, "targetModules": ["q_proj"]},
+            "training": {
+                "maxSteps": 7,
+                "learningRate": 0.5,
+                "batchSize": 4,
+                "microBatchSize": 2,
+                "maxLength": 32,
+                "scheduler": "Linear",
+                "warmupRatio": 0,
+                "weightDecay": 0,
+                "adamBeta2": 0.9,
+                "maxGradNorm": 5,
+                "gradientCheckpointing": False,
+                "precision": "Float32",
+                "seed": 0,
+                "checkpointEverySteps": 2,
+            },
+        }
+        found, choices = plan(a_spec(**stated), train=lengths(*[30] * 100))
+        assert choices == {}
+        assert found.training.steps == 7
+        assert found.training.epochs is None
+        assert found.training.seed == 0
+        assert found.adapter.dropout == 0
+        assert not found.training.assistant_only_loss
+
+    @pytest.mark.parametrize(
+        ("members", "random", "rate"),
+        [
+            pytest.param({}, False, 2e-4, id="an adapter"),
+            pytest.param({"adapter": {"type": "Full"}}, False, 2e-5, id="all weights"),
+            pytest.param(CPT, False, 2e-5, id="cpt is Full"),
+            pytest.param(CPT, True, 1e-3, id="random weights"),
+        ],
+    )
+    def test_learning_rates(self, members: dict[str, Any], random: bool, rate: float) -> None:
+        assert plan(a_spec(**members), random=random)[0].training.learning_rate == rate
+
+    def test_cpt_packs_full_sequences_once(self) -> None:
+        found, _ = plan(a_spec(**CPT), positions=128)
+        assert found.adapter.type == "Full"
+        assert (found.training.max_length, found.training.packing) == (128, True)
+        assert found.training.steps == 3  # 100 texts of 50 tokens: 40 sequences of 128, in batches of 16
+        assert not found.training.assistant_only_loss
+
+    def test_the_longest_hundredth_is_cut(self) -> None:
+        found, _ = plan(a_spec(), train=lengths(*[100] * 99, 2000))
+        assert found.training.max_length == 128
+        assert plan(a_spec(), train=lengths(*[100] * 98, 2000, 2000))[0].training.max_length == 2048
+
+    def test_the_base_bounds_the_length(self) -> None:
+        assert plan(a_spec(), positions=48, train=lengths(50, answer=10))[0].training.max_length == 48
+        with pytest.raises(Failure, match="maxLength is 64, but the base model has 48 positions") as end:
+            plan(a_spec(training={"maxLength": 64}), positions=48)
+        assert end.value.reason is Reason.CONFIG_INVALID
+
+    def test_a_micro_batch_divides_the_batch(self) -> None:
+        long = plan(a_spec(training={"batchSize": 12}), train=lengths(*[1600] * 20))[0].training
+        assert (long.max_length, long.micro_batch_size) == (1600, 4)
+
+    def test_few_rows_are_one_batch(self) -> None:
+        training = plan(a_spec(), train=lengths(20, 20, 20))[0].training
+        assert (training.batch_size, training.steps) == (3, 3)
+
+    def test_rows_whose_answer_is_cut_off_take_no_steps(self) -> None:
+        spec = a_spec(training={"maxLength": 32, "batchSize": 1, "epochs": 1})
+        assert plan(spec, train=lengths(20, 20, 100))[0].training.steps == 2
+        with pytest.raises(Failure) as end:
+            plan(spec, train=lengths(100))
+        assert end.value.reason is Reason.DATA_INVALID
+
+
+class TestEvaluation:
+    def test_metrics_fit_method_and_labels(self) -> None:
+        assert plan(a_spec(), test=lengths(9))[0].evaluation.metrics == ["Loss", "Perplexity", "ExactMatch"]
+        labels = {"evaluation": {"labels": ["a", "b"]}}
+        assert "Accuracy" in (plan(a_spec(**labels), test=lengths(9))[0].evaluation.metrics or [])
+        assert plan(a_spec(**CPT), test=lengths(9))[0].evaluation.metrics == ["Loss", "Perplexity"]
+
+    def test_answers_may_be_as_long_as_the_longest(self) -> None:
+        assert plan(a_spec(), test=lengths(9, answer=5))[0].evaluation.max_new_tokens == 5
+        assert plan(a_spec(), validation=lengths(9, answer=4))[0].evaluation.max_new_tokens == 4
+
+    def test_text_has_no_answers(self) -> None:
+        gate = {"gate": [{"metric": "ExactMatch", "min": 0.5}]}
+        with pytest.raises(Failure, match="ExactMatch need answers"):
+            plan(a_spec(**CPT, evaluation=gate), test=lengths(9))
+
+    def test_a_gate_needs_held_out_rows(self) -> None:
+        with pytest.raises(Failure, match="held-out rows"):
+            plan(a_spec(evaluation={"gate": [{"metric": "Loss", "max": 1}]}))
+
+
+class TestSequences:
+    def test_rows_are_sequences_unless_packed(self) -> None:
+        assert sequence_count([1, 2, 300], 10, packing=False, whole_text=False) == 3
+
+    def test_joined_text_is_cut_anew(self) -> None:
+        assert sequence_count([6, 6, 6], 10, packing=True, whole_text=True) == 2
+
+    def test_rows_fill_sequences_longest_first(self) -> None:
+        assert sequence_count([6, 4, 5, 5, 300, 0], 10, packing=True, whole_text=False) == 3
+        assert sequence_count([6, 6, 3, 3, 1, 1], 10, packing=True, whole_text=False) == 2
+
+    def test_a_thousand_rows_at_a_time(self) -> None:
+        assert sequence_count([1] * 2001, 1000, packing=True, whole_text=True) == 3
+
+
+class TestTerminationMessage:
+    def test_it_fits_and_stays_json(self) -> None:
+        error = JobError(code="DataInvalid", message="ü" * 4000)
+        data = termination_message(Summary(stage="Prepare", error=error))
+        assert len(data) <= MAX_SUMMARY_BYTES
+        assert json.loads(data)["error"]["message"].endswith("ü…")
+
+    def test_choices_lose_words_before_they_are_left_out(self) -> None:
+        choices = [Choice(field=f"training.field{i}", value="1", reason="because " * 60) for i in range(32)]
+        prepared = Prepared(dataset=DatasetStatus(format="Text", splits=[]), plan=PlanStatus(choices=choices, steps=1))
+        data = json.loads(termination_message(Summary(stage="Prepare", prepared=prepared)))
+        assert len(data["prepared"]["plan"]["choices"]) == 32
+        wide = [choice.model_copy(update={"value": "v" * 256}) for choice in choices]
+        prepared = prepared.model_copy(update={"plan": PlanStatus(choices=wide, steps=1)})
+        message = termination_message(Summary(stage="Prepare", prepared=prepared))
+        assert len(message) <= MAX_SUMMARY_BYTES
+        assert 0 < len(json.loads(message)["prepared"]["plan"]["choices"]) < 32
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (Failure(Reason.MODEL_NOT_FOUND, "gone"), Reason.MODEL_NOT_FOUND),
+            (MemoryError(), Reason.OUT_OF_MEMORY),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), Reason.OUT_OF_MEMORY),
+            (KeyError("boom"), Reason.INTERNAL_ERROR),
+        ],
+    )
+    def test_errors_have_exit_codes(self, error: Exception, reason: Reason) -> None:
+        try:
+            raise error
+        except Exception as caught:
+            summary = failed("Train", caught)
+        assert summary.error is not None
+        assert summary.error.code == reason
+        assert exit_code(summary) == EXIT_CODES[reason]
+
+    def test_a_bug_says_where(self) -> None:
+        try:
+            dataclasses.replace(object())  # type: ignore[type-var]
+        except TypeError as caught:
+            summary = failed("Train", caught)
+        assert summary.error is not None
+        assert "TypeError in dataclasses.py:" in summary.error.message
