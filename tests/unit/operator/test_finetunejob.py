@@ -194,6 +194,11 @@ def test_a_job_waits_for_the_job_it_starts_from(upstream: Any, says: str, stalle
     assert not [line for line in world.log if line.startswith("create")]
 
 
+def test_a_job_cannot_start_from_itself() -> None:
+    status = World(a_job(baseModel={"jobRef": {"name": "bot"}})).settle()
+    assert condition(status, "Accepted") == ("False", "Unsupported")
+
+
 def test_a_finished_upstream_model_is_the_base() -> None:
     complete = upstream_status("Complete", "Complete", artifact={"kind": "Model", **ARTIFACT})
     status = chained(status=complete).settle()

@@ -52,6 +52,14 @@ def base_resolved(draft: Draft) -> bool:
             )
         )
         return False
+    if base.job_ref.name == draft.name:
+        refuse(
+            draft,
+            Finding(
+                Reason.UNSUPPORTED, "baseModel.jobRef names this job itself; name the job whose model it starts from."
+            ),
+        )
+        return True
     if draft.seen.upstream is None:
         _wait(draft, f"Waits for FineTuneJob {base.job_ref.name}, which does not exist in namespace {draft.namespace}.")
         return True
