@@ -31,6 +31,8 @@ MAX_INTERRUPTED = 20
 MAX_RECORDS = 32
 SUCCEEDED = "Succeeded"
 SUSPENDED = "Suspended"
+STARTING = "Starting"
+RETRYING = "Retrying"
 FIRST_DELAY_SECONDS = 5.0
 LONGEST_DELAY_SECONDS = 120.0
 LOST = Ending(Reason.INFRASTRUCTURE, "The Job was deleted while it ran.")
@@ -156,9 +158,8 @@ def _replace(draft: Draft, record: Record) -> None:
 def _go_on(draft: Draft, record: Record) -> None:
     """The attempt runs, or is about to."""
     pods = pods_of(draft, record)
-    state, stage = ONGOING[record.stage]
     if has_started(pods):
-        progress.running(draft, record, state, stage)
+        progress.running(draft, record, *ONGOING[record.stage])
         return
     age = draft.since(record.start_time or timestamp(draft.now))
     job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
@@ -168,8 +169,7 @@ def _go_on(draft: Draft, record: Record) -> None:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
         draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
         return
-    draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "False", reason, message)
-    draft.stand("Starting" if record.stage == "Train" else state, message)
+    _say(draft, record.stage, reason, message)
 
 
 def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
@@ -210,21 +210,24 @@ def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     attempt = Attempt(stage, number, progress.divisor(draft, record))
     draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
     draft.update(attempts=[*records(draft), record][-MAX_RECORDS:])
-    state, condition = ONGOING[stage]
-    message = progress.introduction(draft, record) + ABOUT_TO_START
-    draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", "Starting", message)
-    draft.stand("Starting" if stage == "Train" else state, message)
+    _say(draft, stage, STARTING, progress.introduction(draft, record) + ABOUT_TO_START)
     draft.later(PATIENCE_SECONDS)
 
 
+def _say(draft: Draft, stage: PodStage, reason: str, message: str) -> None:
+    """Why the stage's pod does not run."""
+    ongoing, condition = ONGOING[stage]
+    draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", reason, message)
+    waiting = STARTING if stage == "Train" else ongoing
+    draft.stand(reason if reason == RETRYING else waiting, message)
+
+
 def _say_retrying(draft: Draft, stage: PodStage, last: Record | None, alive: list[Manifest]) -> None:
-    condition = ONGOING[stage][1]
     message = f"{last.stage} attempt {last.number} ended ({last.outcome}): {last.message}" if last else ""
     if alive:
         message = f"Waits until pod {alive[0]['metadata']['name']} has ended. {message}"
-    draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", "Retrying", message)
     draft.update(eta=None)
-    draft.stand("Retrying", message)
+    _say(draft, stage, RETRYING, message)
 
 
 def _delay(draft: Draft, last: Record | None) -> float:

@@ -13,18 +13,21 @@ LOSS_METRICS = ("loss", "train_loss")
 
 def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
     """The attempt's pod runs: say so, with its newest report."""
-    if record.stage == "Prepare":
-        draft.condition(stage, "Unknown", "Preparing", "The data is being read and checked.")
-        draft.stand(state, "The data is being read and checked.")
-        return
     if record.stage == "Train":
         _take_report(draft, record)
-    percent = draft.status.trainer_status.progress_percentage if draft.status.trainer_status else None
-    if record.stage == "Train" and percent == 100:
-        state = "Evaluating"
+        if _steps_are_done(draft, record):
+            state = "Evaluating"
     message = _sentence(draft, record, state)
-    draft.condition(stage, "True", state, message)
+    draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "True", state, message)
     draft.stand(state, message)
+
+
+def _steps_are_done(draft: Draft, record: Record) -> bool:
+    """Whether this attempt, and not an earlier one, has reported 100 %."""
+    said = draft.status.trainer_status
+    if said is None or said.last_updated_time is None or record.start_time is None:
+        return False
+    return said.progress_percentage == 100 and parse_time(said.last_updated_time) >= parse_time(record.start_time)
 
 
 def _take_report(draft: Draft, record: Record) -> None:
@@ -98,6 +101,7 @@ def introduction(draft: Draft, record: Record) -> str:
 
 def _sentence(draft: Draft, record: Record, state: str) -> str:
     what = {
+        "Preparing": "The data is being read and checked.",
         "Training": "The train pod runs.",
         "Evaluating": "Training is done; base and tuned model are being compared and the artifact stored.",
         "Collecting": "The result is read from the artifact's manifest, as the train pod's summary was lost.",
