@@ -13,6 +13,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="localcluster", description="A real Kubernetes on this machine.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="bring it up, or back into shape")
+    commands.add_parser("down", help="take it away; images and binaries stay cached")
     commands.add_parser("status", help="show what runs")
     commands.add_parser("images", help="build and push the product's images; print their pinned references")
     commands.add_parser("kubeconfig", help="print the kubeconfig's path")
@@ -20,7 +21,7 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return _do(arguments)
-    except Failure as failure:
+    except (Failure, TimeoutError) as failure:
         say(str(failure))
         return 1
 
@@ -30,6 +31,9 @@ def _do(arguments: argparse.Namespace) -> int:
         case "up":
             with node.alone():
                 node.up()
+        case "down":
+            with node.alone():
+                node.down()
         case "status":
             print("\n".join(node.status()))
         case "images":

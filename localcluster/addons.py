@@ -4,7 +4,7 @@ import contextlib
 import socket
 import struct
 
-from localcluster.layout import API_SERVICE_IP, BIN, DNS_IP, HERE, KUBECONFIG
+from localcluster.layout import API_SERVICE_IP, BIN, DNS_IP, KUBECONFIG, filled
 from localcluster.shell import run
 
 
@@ -15,14 +15,12 @@ def kubectl(*words: str, check: bool = True, stdin: str | None = None) -> str:
 
 def apply_dns(image: str) -> None:
     """Install or update CoreDNS."""
-    manifest = (HERE / "manifests" / "coredns.yaml").read_text()
-    filled = manifest.replace("CLUSTER_DNS_IP", DNS_IP).replace("COREDNS_IMAGE", image)
-    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=filled)
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=filled("coredns.yaml", COREDNS_IMAGE=image))
 
 
 def dns_answers() -> bool:
     """Whether the cluster's DNS, asked through its Service, knows the API server's Service."""
-    name = b"".join(bytes([len(part)]) + part.encode() for part in "kubernetes.default.svc.cluster.local".split("."))
+    name = b"".join(bytes([len(part)]) + part for part in b"kubernetes.default.svc.cluster.local".split(b"."))
     question = struct.pack(">6H", 1, 0x0100, 1, 0, 0, 0) + name + b"\0" + struct.pack(">2H", 1, 1)
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(1)

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from localcluster.layout import BIN, CACHE, CONTAINERD_SOCKET, HERE, KUBECONFIG
+from localcluster.layout import BIN, CACHE, CONTAINERD_SOCKET, DIGESTS, HERE, KUBECONFIG
 from localcluster.shell import Failure, run, say, write
 
 PACKAGES = {  # Debian package: a file it brings
@@ -93,15 +93,25 @@ def binary(name: str) -> Path:
     program = PROGRAMS[name]
     module = HERE / "go" / name
     digest = hashlib.sha256(repr(program).encode())
-    for file in sorted(module.glob("*.go")) + [module / "go.mod", module / "go.sum"]:
+    for file in [*sorted(module.glob("*.go")), module / "go.mod", module / "go.sum"]:
         digest.update(file.read_bytes() if file.exists() else b"")
     path = CACHE / "go" / f"{name}-{digest.hexdigest()[:12]}" / name
     if not path.exists():
         say(f"building {name} (kubernetes takes minutes, the first time)")
         partial = path.with_name(path.name + ".partial")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false"}
-        run(go(), "build", "-trimpath", "-ldflags", _linker_flags(program), "-o", partial, program.package,
-            cwd=module, env=environment)
+        run(
+            go(),
+            "build",
+            "-trimpath",
+            "-ldflags",
+            _linker_flags(program),
+            "-o",
+            partial,
+            program.package,
+            cwd=module,
+            env=environment,
+        )
         partial.rename(path)
     return path
 
@@ -117,8 +127,18 @@ def _linker_flags(program: Program) -> str:
 
 def install_commands() -> None:
     """Fill BIN: what a person types, already pointed at this cluster."""
-    links = {name: binary("kubernetes") for name in ("kubectl", "kubelet", "kube-apiserver", "kube-controller-manager",
-                                                     "kube-scheduler", "kube-proxy", "etcd")}
+    links = {
+        name: binary("kubernetes")
+        for name in (
+            "kubectl",
+            "kubelet",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-scheduler",
+            "kube-proxy",
+            "etcd",
+        )
+    }
     links |= {"helm": binary("helm"), "registry": binary("registry")}
     BIN.mkdir(parents=True, exist_ok=True)
     for name, target in links.items():
@@ -131,4 +151,4 @@ def install_commands() -> None:
 
 def environment() -> dict[str, str]:
     """What a shell needs to use the cluster."""
-    return {"KUBECONFIG": str(KUBECONFIG), "PATH": f"{BIN}:{os.environ['PATH']}"}
+    return {"KUBECONFIG": str(KUBECONFIG), "IMAGES": str(DIGESTS), "PATH": f"{BIN}:{os.environ['PATH']}"}

@@ -11,7 +11,7 @@ import os
 import select
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +28,7 @@ class Daemon:
     name: str
     command: tuple[str, ...]
     files: tuple[Path, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
 
     @property
     def log(self) -> Path:
@@ -35,8 +36,8 @@ class Daemon:
 
     @property
     def mark(self) -> str:
-        """Name and hash of command and files: another hash means that it must be started again."""
-        digest = hashlib.sha256("\0".join(self.command).encode())
+        """Name and hash of command, environment and files: another hash means that it must be started again."""
+        digest = hashlib.sha256(repr((self.command, self.environment)).encode())
         for file in self.files:
             digest.update(file.read_bytes())
         return f"{self.name}:{digest.hexdigest()[:12]}"
@@ -53,11 +54,22 @@ def start(daemon: Daemon) -> bool:
     LOGS.mkdir(parents=True, exist_ok=True)
     if daemon.log.exists():
         daemon.log.replace(daemon.log.with_suffix(".log.old"))
-    environment = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root",
-                   MARK: daemon.mark}
+    environment = {
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "HOME": "/root",
+        MARK: daemon.mark,
+        **dict(daemon.environment),
+    }
     with daemon.log.open("w") as log:
-        process = subprocess.Popen(daemon.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/",
-                                   env=environment, start_new_session=True)
+        process = subprocess.Popen(
+            daemon.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+        )
     # Just after exec the environment is not readable yet.
     wait_until(lambda: process.poll() is not None or _mark(process.pid) == daemon.mark, f"{daemon.name} to start", 10)
     return True
@@ -76,24 +88,29 @@ def _mark(pid: int) -> str | None:
     prefix = f"{MARK}=".encode()
     with contextlib.suppress(OSError):
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        mark = next((entry[len(prefix):].decode() for entry in variables if entry.startswith(prefix)), None)
+        mark = next((entry[len(prefix) :].decode() for entry in variables if entry.startswith(prefix)), None)
         # Children inherit the mark: containerd's shims must not pass for containerd.
-        is_shim = mark and "containerd-shim" in os.readlink(f"/proc/{pid}/exe")
+        is_shim = mark and "containerd-shim" in str(Path(f"/proc/{pid}/exe").readlink())
         return "shim" if is_shim else mark
     return None
 
 
-def stop(pid: int, mark: str, seconds: float = 10) -> None:
+def stop(pid: int, mark: str, seconds: float = 2) -> None:
     """SIGTERM, and SIGKILL when the time is up; nothing if the pid now belongs to somebody else."""
-    with _handle(pid) as handle:
-        if handle is None or _mark(pid) != mark:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if signal_if(pid, lambda: _mark(pid) == mark, number, seconds):
             return
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, number)
-            if select.select([handle], [], [], seconds)[0]:
-                return
     raise Failure(f"process {pid} ({mark}) does not end, not even by SIGKILL: look at /proc/{pid}/stack")
+
+
+def signal_if(pid: int, is_ours: Callable[[], bool], number: int, seconds: float = 0) -> bool:
+    """Signal the process if it is ours, and wait; whether it is gone."""
+    with _handle(pid) as handle:
+        if handle is None or not is_ours():
+            return True
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(handle, number)
+        return bool(select.select([handle], [], [], seconds)[0])
 
 
 @contextlib.contextmanager
@@ -110,10 +127,12 @@ def _handle(pid: int) -> Iterator[int | None]:
 
 
 def stop_named(*names: str) -> None:
-    """Stop every process of these names."""
-    for pid, mark in running().items():
-        if mark.partition(":")[0] in names:
-            stop(pid, mark)
+    """Stop every process of these names, in this order."""
+    for name in names:
+        for pid, mark in running().items():
+            if mark.partition(":")[0] == name:
+                say(f"stopping {name}")
+                stop(pid, mark)
 
 
 def log_tail(daemon: Daemon) -> str:

@@ -5,6 +5,7 @@ One fixed place outside any checkout, so that a second clone meets the same clus
 
 import os
 from pathlib import Path
+from string import Template
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HERE = CHECKOUT / "localcluster"
@@ -18,11 +19,12 @@ PKI = STATE / "pki"
 CONFIG = STATE / "config"
 BIN = STATE / "bin"
 KUBECONFIG = STATE / "kubeconfig"
+LOCK = STATE / "lock"
 DIGESTS = STATE / "images.json"
 CONTAINERD_SOCKET = RUN / "containerd.sock"
 
 # What `down` keeps: unpacked images, the registry's blobs, buildah's layers, logs.
-CACHED = ("containerd", "registry", "buildah", "logs", "images.json")
+CACHED = ("containerd", "registry", "buildah", "logs", "images.json", "lock")
 
 NODE = "localcluster"
 BRIDGE = "finetune0"
@@ -37,3 +39,11 @@ API_SERVER = f"https://{NODE_IP}:6443"
 ETCD = "http://127.0.0.1:23790"
 ETCD_PEER = "http://127.0.0.1:23800"
 REGISTRY = "localhost:5050"
+ETCD_HEALTH = f"{ETCD}/health"
+KUBELET_HEALTH = "http://127.0.0.1:10248/healthz"
+
+
+def filled(name: str, **values: object) -> str:
+    """A file of config/ with this module's constants, and the values given, in their places."""
+    constants = {key: value for key, value in globals().items() if key.isupper()}
+    return Template((HERE / "config" / name).read_text()).substitute(constants, **values)

@@ -7,14 +7,19 @@ import json
 import shutil
 from pathlib import Path
 
-from localcluster.layout import BRIDGE, NODE_IP, POD_NETWORK, RUN
+from localcluster.layout import BRIDGE, NODE_IP, POD_NETWORK, RUN, SERVICE_NETWORK
 from localcluster.shell import run, write
 
 TABLE = "finetune_localcluster"
 MODULES = ("overlay", "br_netfilter", "nf_tables", "nft_masq")
 # What we, the kubelet and kube-proxy change; `down` puts the old values back.
-SETTINGS = ("net/ipv4/ip_forward", "net/bridge/bridge-nf-call-iptables", "vm/overcommit_memory", "kernel/panic",
-            "kernel/panic_on_oops")
+SETTINGS = (
+    "net/ipv4/ip_forward",
+    "net/bridge/bridge-nf-call-iptables",
+    "vm/overcommit_memory",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+)
 NEEDED = {"net/ipv4/ip_forward": "1", "net/bridge/bridge-nf-call-iptables": "1"}
 _BEFORE = RUN / "sysctl-before.json"
 
@@ -33,14 +38,21 @@ def up() -> None:
     if NODE_IP not in run("ip", "-4", "addr", "show", "dev", BRIDGE):
         run("ip", "addr", "add", f"{NODE_IP}/{POD_NETWORK.partition('/')[2]}", "dev", BRIDGE)
     run("ip", "link", "set", BRIDGE, "up")
+    # Only rewritten on the way out: a machine without a default route would refuse Service addresses before that.
+    run("ip", "route", "replace", SERVICE_NETWORK, "dev", BRIDGE)
     if TABLE not in run("nft", "list", "tables", "ip"):
-        run("nft", "-f", "-", stdin=f"""
+        run(
+            "nft",
+            "-f",
+            "-",
+            stdin=f"""
             table ip {TABLE} {{
                 chain postrouting {{
                     type nat hook postrouting priority srcnat;
                     ip saddr {POD_NETWORK} ip daddr != {POD_NETWORK} masquerade
                 }}
-            }}""")
+            }}""",
+        )
 
 
 def down() -> None:

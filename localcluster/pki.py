@@ -38,8 +38,16 @@ CA = PKI / "ca.crt"
 CA_KEY = PKI / "ca.key"
 SERVICE_ACCOUNT_KEY = PKI / "service-account.key"
 
-_API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local",
-              "localhost", NODE_IP, API_SERVICE_IP, "127.0.0.1")
+_API_NAMES = (
+    "kubernetes",
+    "kubernetes.default",
+    "kubernetes.default.svc",
+    "kubernetes.default.svc.cluster.local",
+    "localhost",
+    NODE_IP,
+    API_SERVICE_IP,
+    "127.0.0.1",
+)
 SERVER = Certificate("apiserver", "kube-apiserver", names=_API_NAMES)
 KUBELET_CLIENT = Certificate("apiserver-kubelet", "kube-apiserver-kubelet", "system:masters")
 KUBELET = Certificate("kubelet", f"system:node:{NODE}", "system:nodes", names=(NODE, NODE_IP))
@@ -56,8 +64,20 @@ def create() -> None:
     if not CA.exists():
         _key(CA_KEY)
         partial = CA.with_suffix(".partial")
-        run("openssl", "req", "-x509", "-new", "-key", CA_KEY, "-days", "3650", "-subj", "/CN=localcluster",
-            "-out", partial)
+        run(
+            "openssl",
+            "req",
+            "-x509",
+            "-new",
+            "-key",
+            CA_KEY,
+            "-days",
+            "3650",
+            "-subj",
+            "/CN=localcluster",
+            "-out",
+            partial,
+        )
         partial.replace(CA)
     if not SERVICE_ACCOUNT_KEY.exists():
         _key(SERVICE_ACCOUNT_KEY)
@@ -70,7 +90,7 @@ def create() -> None:
 
 def _key(path: Path) -> None:
     partial = path.with_suffix(".partial")
-    run("openssl", "genrsa", "-out", partial, "2048")
+    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", partial)
     partial.replace(path)
 
 
@@ -85,8 +105,23 @@ def _sign(certificate: Certificate) -> None:
     extensions = PKI / "extensions"
     extensions.write_text(f"extendedKeyUsage={usage}\n" + (f"subjectAltName={names}\n" if names else ""))
     partial = certificate.path.with_suffix(".partial")
-    run("openssl", "x509", "-req", "-CA", CA, "-CAkey", CA_KEY, "-CAcreateserial", "-days", "3650",
-        "-extfile", extensions, "-out", partial, stdin=request)
+    run(
+        "openssl",
+        "x509",
+        "-req",
+        "-CA",
+        CA,
+        "-CAkey",
+        CA_KEY,
+        "-CAcreateserial",
+        "-days",
+        "3650",
+        "-extfile",
+        extensions,
+        "-out",
+        partial,
+        stdin=request,
+    )
     partial.replace(certificate.path)
 
 
@@ -97,9 +132,14 @@ def _kubeconfig(certificate: Certificate) -> str:
     cluster = {"server": API_SERVER, "certificate-authority-data": data(CA)}
     user = {"client-certificate-data": data(certificate.path), "client-key-data": data(certificate.key)}
     name = "localcluster"
-    return json.dumps({
-        "apiVersion": "v1", "kind": "Config", "current-context": name,
-        "clusters": [{"name": name, "cluster": cluster}],
-        "users": [{"name": certificate.user, "user": user}],
-        "contexts": [{"name": name, "context": {"cluster": name, "user": certificate.user}}],
-    }, indent=1)
+    return json.dumps(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": name,
+            "clusters": [{"name": name, "cluster": cluster}],
+            "users": [{"name": certificate.user, "user": user}],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": certificate.user}}],
+        },
+        indent=1,
+    )

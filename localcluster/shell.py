@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-
 _STARTED = time.monotonic()
 
 
@@ -19,11 +18,23 @@ def say(text: str) -> None:
     print(f"localcluster [{time.monotonic() - _STARTED:4.0f} s] {text}", file=sys.stderr, flush=True)
 
 
-def run(*command: str | Path, check: bool = True, stdin: str | None = None, cwd: Path | None = None,
-        env: dict[str, str] | None = None) -> str:
+def run(
+    *command: str | Path,
+    check: bool = True,
+    stdin: str | None = None,
+    cwd: Path | None = None,
+    env: dict[str, str] | None = None,
+) -> str:
     """The command's stdout; a Failure with the end of its stderr when it fails."""
-    done = subprocess.run([str(word) for word in command], input=stdin, cwd=cwd, env=env, text=True,
-                          capture_output=True, stdin=None if stdin is not None else subprocess.DEVNULL)
+    done = subprocess.run(
+        [str(word) for word in command],
+        input=stdin,
+        cwd=cwd,
+        env=env,
+        text=True,
+        capture_output=True,
+        stdin=None if stdin is not None else subprocess.DEVNULL,
+    )
     if check and done.returncode:
         raise Failure(f"`{' '.join(map(str, command))}` exited {done.returncode}:\n{tail(done.stderr or done.stdout)}")
     return done.stdout
@@ -34,11 +45,11 @@ def tail(text: str, lines: int = 15) -> str:
 
 
 def wait_until(condition: Callable[[], bool], what: str, seconds: float) -> None:
-    """Return as soon as the condition holds; a Failure naming it when the time is up."""
+    """Return as soon as the condition holds; a TimeoutError naming it when the time is up."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            raise Failure(f"waited {seconds:.0f} s in vain for {what}")
+            raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(0.1)
 
 
