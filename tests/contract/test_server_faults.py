@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -243,32 +244,29 @@ def test_padding_changes_no_answer_of_other_architectures(kind: str) -> None:
     gpt2 = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2}
     config = AutoConfig.for_model(kind, **(gpt2 if kind == "gpt2" else {**sizes, **heads, **windows}))
     model = AutoModelForCausalLM.from_config(config).eval()
-    prompts = [list(range(5, 5 + size)) for size in (1, 3, 9, 17)]
-    late = list(range(40, 47))
-    assert batched(model, prompts, late) == [alone(model, prompt) for prompt in [*prompts, late]]
+    prompts = [list(range(5, 5 + size)) for size in (1, 3, 9, 17, 7)]
+    lengths = [12, 4, 8, 6, 9]
+    assert batched(model, prompts, lengths) == [alone(model, *asked) for asked in zip(prompts, lengths, strict=True)]
 
 
-def alone(model: Any, prompt: list[int]) -> list[int]:
+def alone(model: Any, prompt: list[int], length: int) -> list[int]:
+    """Without a cache and without padding."""
     ids = torch.tensor([prompt])
-    for _ in range(MAX_TOKENS):  # without a cache and without padding
+    for _ in range(length):
         ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
     return ids[0, len(prompt) :].tolist()
 
 
-def batched(model: Any, prompts: list[list[int]], late: list[int]) -> list[list[int]]:
-    decoder = Decoder(type("Silent", (), {"decode": staticmethod(lambda tokens, **_: "")})(), frozenset())
+def batched(model: Any, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
+    """Together; the last one comes later, and each leaves when it is done."""
+    decoder = Decoder(SimpleNamespace(decode=lambda tokens, **_: ""), frozenset())
     rows = [
-        Generation(None, prompt, SamplingParams(MAX_TOKENS, temperature=0), decoder, lambda _: None)
-        for prompt in [*prompts, late]
+        Generation(None, prompt, SamplingParams(length, temperature=0), decoder, lambda _: None)
+        for prompt, length in zip(prompts, lengths, strict=True)
     ]
-    tokens: dict[Generation, list[int]] = {row: [] for row in rows}
     batch, joining = Batch(rows[:-1]), Batch(rows[-1:])
-    for step in range(2 * MAX_TOKENS):
-        if step == 3:
-            for row, piece in joining.step(model):
-                tokens[row].append(piece.tokens[0].id)
-            batch.join(joining)
-        if batch.rows:
-            for row, piece in batch.step(model):
-                tokens[row].append(piece.tokens[0].id)
-    return list(tokens.values())
+    emissions = [*batch.step(model), *batch.step(model), *joining.step(model)]
+    batch.join(joining)
+    while batch.rows:
+        emissions += batch.step(model)
+    return [[token.id for made, piece in emissions if made is row for token in piece.tokens] for row in rows]
