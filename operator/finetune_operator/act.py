@@ -89,6 +89,7 @@ class Actor:
             await self._apply(manifest)
         for ref in plan.delete:
             await self._cluster.delete(ref)
+            logger.info("deleted %s %s/%s", *ref[1:4])
         for event in plan.events:  # before the status: a crash in between repeats them, and repeated ones are dropped
             await self._emit(event)
         written = [await self._write_status(write) for write in plan.statuses]
@@ -104,6 +105,8 @@ class Actor:
             if existing is None or _owner(existing) != _owner(manifest):
                 raise
             created = existing
+        else:
+            logger.info("created %s %s/%s", *ref_of(created)[1:4])
         self._seen(manifest["kind"], created)
 
     async def _apply(self, manifest: Manifest) -> None:
@@ -115,6 +118,7 @@ class Actor:
         ):
             return
         answer = await self._cluster.apply(manifest)
+        logger.info("applied %s %s/%s", *ref[1:4])
         self._applied[ref] = (digest, _spec_version(answer))
         self._seen(ref.kind, answer)
 
@@ -138,6 +142,8 @@ class Actor:
             if newest is not None:
                 self._seen(ref.kind, newest)
             return False
+        if "state" in patch:
+            logger.info("%s %s/%s is %s", *ref[1:4], patch["state"])
         self._seen(ref.kind, answer)
         return True
 

@@ -12,7 +12,7 @@ PATIENCE_SECONDS = 20.0
 PULL_SECONDS = 120.0
 """A registry may hiccup; an image that cannot be pulled for so long ends the job."""
 PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-ABOUT_TO_START = "The pod is about to be created."
+ABOUT_TO_START = "The pod is about to start."
 NORMAL = {"ContainerCreating", "PodInitializing"}
 LOOK_AGAIN_SECONDS = (5.0, 60.0)
 
@@ -31,7 +31,7 @@ def why_not_started(draft: Draft, job: Manifest, pods: Sequence[Manifest], age: 
         warning = _newest_warning(draft, [ref_of(job), *(ref_of(pod) for pod in pods)])
         if warning is not None:
             return str(warning["reason"]), f"{warning['involvedObject']['kind']}: {warning['message']}"
-    return "Starting", "The pod is starting." if pods else ABOUT_TO_START
+    return "Starting", ABOUT_TO_START
 
 
 def _container_waiting(pods: Sequence[Manifest]) -> tuple[str, str] | None:
