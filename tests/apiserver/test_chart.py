@@ -248,10 +248,10 @@ def test_people_get_rights_with_the_usual_roles(release: Release, other: str) ->
 
 
 def store_image() -> Object:
-    """The object store's image where one was built here (FINETUNE_IMAGES: JSON of name -> repository@digest)."""
-    if "FINETUNE_IMAGES" not in os.environ:
+    """The object store's image where one was built here (IMAGES: JSON of name -> repository@digest)."""
+    if "IMAGES" not in os.environ:
         return {}
-    reference = json.loads(Path(os.environ["FINETUNE_IMAGES"]).read_text())["seaweedfs"]
+    reference = json.loads(Path(os.environ["IMAGES"]).read_text())["seaweedfs"]
     return {"image": dict(zip(("repository", "digest"), reference.split("@"), strict=True))}
 
 

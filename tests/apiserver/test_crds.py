@@ -1,11 +1,13 @@
 """What the API server accepts, and what it refuses for which reason."""
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from demo.kubectl import CommandFailed, Kubectl, Object, wait_until
+from demo.kubectl import GROUP, CommandFailed, Kubectl, Object, wait_until
 from finetune_api.v1alpha1.finetunejob import FROZEN
 
 pytestmark = pytest.mark.apiserver
@@ -181,6 +183,31 @@ def contains(stored: Any, asked: Any) -> bool:
 def test_accepted_deployments(namespace: Kubectl, group: str, spec: dict[str, Any]) -> None:
     namespace.apply(deployment(group, **spec))
     assert contains(namespace.get(f"adapterdeployments.{group}", "bot")["spec"], spec)
+
+
+ROOT = Path(__file__).parents[2]
+WRITTEN = [
+    *(
+        pytest.param(path.read_text(), id=f"{path.parent.name}/{path.name}")
+        for path in [*ROOT.glob("examples/*/*.yaml"), *ROOT.glob("charts/*/files/*.yaml")]
+    ),
+    *(
+        pytest.param(text, id=f"{page.name}: {re.findall('name: (.*)', text)[0]}")
+        for page in [ROOT / "README.md", *ROOT.glob("docs/*.md")]
+        for text in re.findall(r"^```yaml\n(apiVersion:.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    ),
+]
+
+
+def test_something_is_written() -> None:
+    assert len(WRITTEN) >= 7
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_what_examples_and_docs_show_is_accepted(namespace: Kubectl, group: str, text: str) -> None:
+    namespace(
+        "apply", "--dry-run=server", "-f", "-", stdin=text.replace(f"apiVersion: {GROUP}", f"apiVersion: {group}")
+    )
 
 
 def dataset(**members: Any) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 import boto3
 import pytest
-from demo.kubectl import Kubectl
 
+from demo.kubectl import Kubectl
 from tiny_models import write_tiny_llama
 
 SYSTEM = "finetune-system"

@@ -4,8 +4,8 @@ import base64
 from typing import Any
 
 import pytest
-from demo.kubectl import CommandFailed, Kubectl, condition, is_true
 
+from demo.kubectl import CommandFailed, Kubectl, condition, is_true
 from e2e_jobs import data_config_map, failure, finished, job_when, jsonl, rows, tiny_job
 
 pytestmark = pytest.mark.e2e

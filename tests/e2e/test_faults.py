@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from demo.kubectl import CommandFailed, Kubectl, Object, is_true, wait_until
 
+from demo.kubectl import CommandFailed, Kubectl, Object, is_true, wait_until
 from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
 
 pytestmark = pytest.mark.e2e

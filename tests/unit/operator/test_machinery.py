@@ -93,6 +93,7 @@ class Server:
     def __init__(self, *bodies: dict[str, Any]) -> None:
         self.bodies = {(body["kind"], body["metadata"]["name"]): body for body in bodies}
         self.patches: list[Any] = []
+        self.applied: list[Any] = []
 
     async def get(self, ref: Ref) -> dict[str, Any] | None:
         return self.bodies.get((ref.kind, ref.name))
@@ -103,6 +104,11 @@ class Server:
             raise ApiError(409, "exists")
         self.bodies[key] = manifest
         return manifest
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        meta = {**manifest["metadata"], "resourceVersion": str(len(self.applied) + 1)}
+        self.applied.append({**manifest, "metadata": meta})
+        return self.applied[-1]
 
     async def patch_status(self, ref: Ref, status: Any, version: str) -> dict[str, Any]:
         body = self.bodies[ref.kind, ref.name]
@@ -146,6 +152,27 @@ async def test_a_taken_name_is_ours_only_with_our_controller(owner: str, accepte
     else:
         with pytest.raises(ApiError, match="exists"):
             await actor._carry_out(Plan(create=(job("mine"),)))
+
+
+async def test_apply_is_sent_only_when_something_differs() -> None:
+    def service(**labels: str) -> dict[str, Any]:
+        return {**stored("", labels=labels), "kind": "Service"}
+
+    server = Server()
+    actor, cache = an_actor(server)
+    for manifest in (service(a="1", b="2"), service(a="1", b="2"), service(a="1"), service(a="1")):
+        await actor._carry_out(Plan(apply=(manifest,)))
+    assert [body["metadata"]["labels"] for body in server.applied] == [{"a": "1", "b": "2"}, {"a": "1"}]
+    restarted, _ = an_actor(server, *cache.all("Service"))
+    await restarted._carry_out(Plan(apply=(service(a="1"),)))
+    assert len(server.applied) == 2, "after a restart an object that is as it should be is left alone"
+    changed = {
+        **server.applied[-1],
+        "metadata": {**server.applied[-1]["metadata"], "labels": {}, "resourceVersion": "9"},
+    }
+    cache.store("Service", changed)
+    await actor._carry_out(Plan(apply=(service(a="1"),)))
+    assert len(server.applied) == 3, "drift is corrected"
 
 
 async def test_a_failure_that_stays_is_written_into_the_status() -> None:

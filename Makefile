@@ -1,0 +1,86 @@
+# Two commands for a stranger: `make demo` and `make test`. `make help` lists the rest.
+# Everything lives outside the checkout: caches in $(CACHE), the cluster in /var/lib/finetune-localcluster.
+
+PYTHON ?= python3
+# local boots a cluster on this machine; current uses the current kubectl context; IMAGES then names a JSON file:
+# {"operator": "repository@sha256:…", "trainer": …, "seaweedfs": …}.
+CLUSTER ?= local
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
+VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)
+PY := $(VENV)/bin/python
+UV_HOME := $(CACHE)/uv==0.13.9
+UV := $(UV_HOME)/bin/uv
+COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks"
+export PYTHONPATH := operator:trainer_image:.
+
+ifeq ($(CLUSTER),local)
+ON_CLUSTER = eval "$$($(PYTHON) -m localcluster env)" &&
+endif
+
+.PHONY: help venv locks verify unit contract cluster images install apiserver e2e demo demo-down kubeconfig test
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+venv: $(VENV)/complete  ## the development environment, keyed by its lock
+	@echo $(VENV)
+
+$(VENV)/complete: | $(UV)
+	$(UV) venv --quiet --clear --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(PY) --require-hashes -r requirements/dev.txt
+	touch $@
+
+$(UV):
+	$(PYTHON) -m pip --version >/dev/null || apt-get install -y -qq python3-pip
+	$(PYTHON) -m pip install --quiet --no-deps --target $(UV_HOME) $(notdir $(UV_HOME))
+
+verify: venv  ## format, lint, types, layers, unit tests, generated files
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) -m pytest tests/unit tests/test_*.py
+	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds
+	git diff --exit-code -- crds charts
+
+unit: venv  ## unit tests
+	$(PY) -m pytest tests/unit
+
+locks: | $(UV)  ## compile the locks anew from pyproject.toml
+	for extra in operator trainer; do \
+	  $(COMPILE) pyproject.toml --extra $$extra --python-version 3.13 -o requirements/$$extra.txt; done
+	$(COMPILE) requirements/seaweedfs.in --python-version 3.13 -o requirements/seaweedfs.txt
+	$(COMPILE) pyproject.toml --all-extras --group dev --python-version 3.11 -o requirements/dev.txt
+
+contract: venv  ## tests with a real S3 server and the real libraries, no cluster
+	$(PY) -m pytest -m contract tests/contract
+
+cluster:  ## bring the local cluster up, or back into shape
+ifeq ($(CLUSTER),local)
+	$(PYTHON) -m localcluster up
+endif
+
+images: cluster  ## build and push the images
+ifeq ($(CLUSTER),local)
+	$(PYTHON) -m localcluster images >/dev/null
+endif
+
+install: venv images  ## install the chart with the quick-start object store
+	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
+
+apiserver: install  ## tests on the real API server
+	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver
+
+e2e: install  ## tests of the whole on the cluster
+	$(ON_CLUSTER) $(PY) -m pytest -m e2e tests/e2e
+
+demo: venv images  ## the main job on real input; the cluster stays up
+	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES"
+
+demo-down:  ## take the local cluster down and leave nothing behind
+	$(PYTHON) -m localcluster down
+
+kubeconfig:  ## print the path of the local cluster's kubeconfig
+	@$(PYTHON) -m localcluster kubeconfig
+
+test: verify contract apiserver demo e2e  ## everything, in the order of its cost

@@ -1,0 +1,126 @@
+"""Masks: what is learned ends with the end token, begins with the answer, and is never empty."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import Failure, Reason
+from finetune_trainer.encode import IGNORED, Example, encode_training, encoder, stop_tokens
+from tiny_models import tiny_tokenizer
+
+ROW = {"prompt": "red thing 1\nColour:", "completion": " red"}
+TALK = {
+    "messages": [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "red thing 1?"},
+        {"role": "assistant", "content": "red"},
+        {"role": "user", "content": "and blue thing 2?"},
+        {"role": "assistant", "content": "blue"},
+    ]
+}
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return tiny_tokenizer()
+
+
+def learned(tokenizer: Any, example: Example) -> str:
+    """The text of the learned tokens."""
+    assert len(example.input_ids) == len(example.labels)
+    assert all(label in (IGNORED, token) for token, label in zip(*example, strict=True))
+    return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
+
+
+def test_a_completion_is_learned_with_its_end(tokenizer: Any) -> None:
+    example = encoder(tokenizer, "PromptCompletion", True).training(ROW)
+    assert learned(tokenizer, example) == " red<|endoftext|>"
+    assert tokenizer.decode(example.input_ids) == "red thing 1\nColour: red<|endoftext|>"
+
+
+def test_without_the_mask_the_prompt_is_learned_too(tokenizer: Any) -> None:
+    example = encoder(tokenizer, "PromptCompletion", False).training(ROW)
+    assert learned(tokenizer, example) == "red thing 1\nColour: red<|endoftext|>"
+
+
+def test_every_assistant_turn_is_learned_with_its_end(tokenizer: Any) -> None:
+    example = encoder(tokenizer, "Messages", True).training(TALK)
+    assert learned(tokenizer, example) == "red<|im_end|>blue<|im_end|>"
+
+
+def test_text_is_learned_whole_with_its_end_once(tokenizer: Any) -> None:
+    texts = encoder(tokenizer, "Text", False)
+    assert learned(tokenizer, texts.training({"text": "red thing"})) == "red thing<|endoftext|>"
+    assert learned(tokenizer, texts.training({"text": "red thing<|endoftext|>"})) == "red thing<|endoftext|>"
+
+
+def test_the_evaluation_asks_what_a_server_would_be_asked(tokenizer: Any) -> None:
+    chats = encoder(tokenizer, "Messages", True)
+    assert tokenizer.decode(chats.prompt(TALK)).endswith("and blue thing 2?<|im_end|>\n<|im_start|>assistant\n")
+    assert learned(tokenizer, chats.answer(TALK)) == "blue<|im_end|>"
+    assert chats.reference(TALK) == "blue"
+    single = {"messages": TALK["messages"][1:3]}
+    assert chats.training(single).labels[: len(chats.answer(single).labels)] == chats.answer(single).labels
+
+
+def test_another_answer_stands_where_the_own_one_stood(tokenizer: Any) -> None:
+    rows, chats = encoder(tokenizer, "PromptCompletion", True), encoder(tokenizer, "Messages", True)
+    assert rows.with_answer(ROW, "blue") == ROW | {"completion": " blue"}
+    assert learned(tokenizer, chats.answer(chats.with_answer(TALK, "green"))) == "green<|im_end|>"
+    assert TALK["messages"][-1]["content"] == "blue", "the row itself is unchanged"
+
+
+def test_tokenizers_that_add_a_first_token_add_it_once() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = tiny_tokenizer()
+    start = tokenizer.convert_tokens_to_ids("<|im_start|>")
+    tokenizer._tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", start)]
+    )
+    rows, chats = encoder(tokenizer, "PromptCompletion", True), encoder(tokenizer, "Messages", True)
+    assert rows.training(ROW).input_ids.count(start) == 1
+    assert rows.prompt(ROW)[0] == start
+    assert chats.training(TALK).input_ids.count(start) == 5, "the template writes its own"
+
+
+def test_rows_without_a_learned_token_are_left_out_and_said(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = encoder(tokenizer, "PromptCompletion", True)
+    fitting = len(rows.training(ROW).input_ids)
+    long = {"prompt": "thing " * 100, "completion": " red"}
+    assert len(encode_training(rows, [ROW, long], fitting, packed=False)) == 1
+    assert "1 training rows left out" in capsys.readouterr().out
+    with pytest.raises(Failure, match="none of the 1 training rows") as caught:
+        encode_training(rows, [long], fitting, packed=True)
+    assert caught.value.reason is Reason.DATA_INVALID
+
+
+def test_packed_text_loses_nothing(tokenizer: Any) -> None:
+    texts = encoder(tokenizer, "Text", False)
+    assert len(encode_training(texts, [{"text": ""}, {"text": "red"}], 8, packed=True)) == 2
+
+
+def test_answers_stop_at_every_end_token_of_model_tokenizer_and_data(tokenizer: Any) -> None:
+    end, turn = tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|im_end|>")
+    chats, rows = encoder(tokenizer, "Messages", True), encoder(tokenizer, "PromptCompletion", True)
+    assert stop_tokens(chats, TALK, None) == sorted({end, turn})
+    assert stop_tokens(rows, ROW, [7, end]) == sorted({7, end})
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "has no chat template"),
+        ("{% for message in messages %}{{ message['content'] }}{% endfor %}", "does not mark assistant turns"),
+        (
+            "{% for message in messages %}{% generation %}{{ message['content'] }}{% endgeneration %}<|im_end|>{% endfor %}",
+            "would never stop",
+        ),
+    ],
+)
+def test_templates_that_cannot_teach_are_refused(template: str | None, message: str) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(Failure, match=message) as caught:
+        encoder(tokenizer, "Messages", True)
+    assert caught.value.reason is Reason.CONFIG_INVALID
