@@ -113,10 +113,13 @@ class Actor:
         ref = ref_of(manifest)
         cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)
         digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-        if cached is not None and (
-            self._applied.get(ref) == (digest, _spec_version(cached)) or contains(cached, manifest)
-        ):
-            return
+        if cached is not None:
+            now = (digest, _spec_version(cached))
+            known = self._applied.get(ref)
+            # After a restart nothing is known of earlier applies: an object that looks as it should is left alone.
+            if known == now or (known is None and contains(cached, manifest)):
+                self._applied[ref] = now
+                return
         answer = await self._cluster.apply(manifest)
         logger.info("applied %s %s/%s", *ref[1:4])
         self._applied[ref] = (digest, _spec_version(answer))

@@ -156,7 +156,8 @@ async def test_a_taken_name_is_ours_only_with_our_controller(owner: str, accepte
 
 async def test_apply_is_sent_only_when_something_differs() -> None:
     def service(**labels: str) -> dict[str, Any]:
-        return {**stored("", labels=labels), "kind": "Service"}
+        meta = {"name": "bot", "namespace": "team", "labels": labels}
+        return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}}
 
     server = Server()
     actor, cache = an_actor(server)
