@@ -69,7 +69,7 @@ install: venv images  ## install the chart with the quick-start object store
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
 
 apiserver: install  ## tests on the real API server
-	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver
+	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver tests/test_chart.py
 
 e2e: install  ## tests of the whole on the cluster
 	$(ON_CLUSTER) $(PY) -m pytest -m e2e tests/e2e

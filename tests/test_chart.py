@@ -11,6 +11,8 @@ import yaml
 from demo.kubectl import find_tool
 from finetune_operator.settings import from_environment
 
+pytestmark = pytest.mark.apiserver  # not for the API server but for helm, which comes with the local cluster
+
 CHART = Path(__file__).parents[1] / "charts" / "finetune-operator"
 DEFAULT = yaml.safe_load((CHART / "values.yaml").read_text())
 LEAST = yaml.safe_load((CHART / "ci" / "default-values.yaml").read_text())
