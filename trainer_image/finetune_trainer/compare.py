@@ -4,9 +4,8 @@ import json
 from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
-from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
-from finetune_trainer.encode import IGNORED, Encoder, stop_tokens
+from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam, score
 from finetune_trainer.gate import decide
 from finetune_trainer.inputs import Inputs
@@ -17,20 +16,13 @@ BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
 
 
-def make_exam(inputs: Inputs, encoder: Encoder, model: Any) -> Exam | None:
+def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int]) -> Exam | None:
     """What both models are asked; None without held-out rows."""
     split, rows = inputs.held_out()
     if not rows:
         return None
     spec = inputs.resolved.evaluation
     metrics = frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()}
-    if inputs.resolved.method == "cpt" and (wrong := sorted(metrics & {"ExactMatch", "Accuracy"})):
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"evaluation: {' and '.join(wrong)} need answers, and method cpt learns from raw text; use Loss or Perplexity",
-        )
-    answers = [encoder.answer(row.fields) for row in rows]
-    longest = max(sum(label != IGNORED for label in answer.labels) for answer in answers)
     return Exam(
         encoder=encoder,
         split=split,
@@ -38,8 +30,8 @@ def make_exam(inputs: Inputs, encoder: Encoder, model: Any) -> Exam | None:
         metrics=metrics,
         labels=tuple(spec.labels or ()),
         max_length=inputs.resolved.training.max_length,
-        max_new_tokens=spec.max_new_tokens or longest,
-        stop_tokens=stop_tokens(encoder, answers, model.generation_config.eos_token_id),
+        max_new_tokens=spec.max_new_tokens or 0,
+        stop_tokens=stop_tokens,
     )
 
 

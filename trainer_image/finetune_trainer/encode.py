@@ -7,13 +7,6 @@ with its end token; a prompt is everything before it, exactly as a server would 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from trl.chat_template_utils import (
-    get_training_chat_template,
-    has_generation_markers,
-    is_chat_template_stop_token_trained,
-)
-from trl.data_utils import common_prefix_length
-
 from finetune_api.reasons import Failure, Reason
 
 IGNORED = -100
@@ -59,7 +52,7 @@ class Encoder:
         else:
             ids = self._document(fields["prompt"] + fields["completion"])
         # Tokens may merge where prompt and answer meet; the answer begins where the two differ.
-        start = common_prefix_length(prompt, ids)
+        start = _shared(prompt, ids)
         return Example(ids, [IGNORED] * start + ids[start:])
 
     def prompt(self, fields: Fields) -> list[int]:
@@ -128,6 +121,12 @@ def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
         )
     if not answers_only:
         return None
+    from trl.chat_template_utils import (
+        get_training_chat_template,
+        has_generation_markers,
+        is_chat_template_stop_token_trained,
+    )
+
     template = tokenizer.chat_template
     if not has_generation_markers(template):
         try:
@@ -169,12 +168,18 @@ def _learns(labels: list[int]) -> bool:
     return any(label != IGNORED for label in labels[1:])  # nothing predicts the first token
 
 
-def stop_tokens(encoder: Encoder, examples: list[Example], generation_eos: int | list[int] | None) -> list[int]:
-    """Tokens that end an answer: the model's own, the tokenizer's, and those that end the given answers."""
+def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int] | None) -> list[int]:
+    """Tokens that end an answer: the model's own, the tokenizer's, and the one that ends a row's answer."""
     own = generation_eos if isinstance(generation_eos, list) else [generation_eos]
-    special = {*encoder.tokenizer.get_added_vocab().values(), encoder.tokenizer.eos_token_id}
-    ends = {example.input_ids[-1] for example in examples} & special
-    return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ends)
+    end = encoder.answer(fields).input_ids[-1]
+    known = {encoder.tokenizer.eos_token_id, *encoder.tokenizer.get_added_vocab().values()}
+    return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & known))
+
+
+def _shared(one: list[int], other: list[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 def _last(ids: list[int], wanted: set[int]) -> int:

@@ -36,6 +36,7 @@ class Exam:
     labels: tuple[str, ...]
     max_length: int
     max_new_tokens: int
+    """For ExactMatch."""
     stop_tokens: list[int]
 
 

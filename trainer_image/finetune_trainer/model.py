@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -22,8 +22,8 @@ from finetune_api.v1alpha1.training import FromConfig
 from finetune_storage import fetch_model
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
+from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
 
-DEFAULT_POSITIONS = 2048
 DEFAULT_INITIALIZER_RANGE = 0.02
 
 
@@ -41,15 +41,14 @@ def load_base(inputs: Inputs, numerics: Numerics) -> Base:
     disable_progress_bar()
     resolved = inputs.resolved
     if resolved.from_config is not None:
-        with naming("the tokenizer made in the prepare stage"):
-            tokenizer = AutoTokenizer.from_pretrained(inputs.work / TOKENIZER, local_files_only=True)
+        tokenizer = load_tokenizer(inputs.work / TOKENIZER, inputs.store.uri(TOKENIZER))
         model = _from_config(resolved.from_config, tokenizer, resolved.training.seed)
         return Base(model.to(numerics.device), tokenizer, torch.float32)
     ref = resolved.base_model
     places = inputs.places
     folder = fetch_model(ref, inputs.work / "base", places.secret(ref.secret_ref), secret_wait=places.secret_wait)
+    tokenizer = load_tokenizer(folder, str(ref.uri))
     with naming(str(ref.uri)):
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
         return Base(_from_folder(folder, resolved.adapter, numerics), tokenizer, stored)
 
@@ -59,7 +58,7 @@ def naming(what: str) -> Iterator[None]:
     """A library's errors on reading a model become a sentence."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -82,7 +81,7 @@ def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics)
         trust_remote_code=False,
     )
     if quantised:
-        _keep_quantised_weights_in_place(model)
+        keep_quantised_weights_in_place(model)
     return model
 
 
@@ -95,7 +94,7 @@ def _nf4(numerics: Numerics) -> BitsAndBytesConfig:
     )
 
 
-def _keep_quantised_weights_in_place(model: Any) -> None:
+def keep_quantised_weights_in_place(model: Any) -> None:
     """On CPUs with AVX512-BF16 bitsandbytes repacks the weights in place at the first forward in eval mode, and every
     gradient after that is silently wrong."""
     from bitsandbytes.nn import Linear4bit
@@ -153,7 +152,10 @@ def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int) -> Any:
 
 def settle(model: Any, adapter: ResolvedAdapterSpec, stored_dtype: torch.dtype) -> Any:
     """The trained model as it will be stored: what is evaluated is what is published."""
-    return model.to(stored_dtype) if adapter.type == "Full" else model
+    if adapter.type == "Full":
+        for parameter in model.parameters():  # not the buffers: positions are computed in float32 after loading too
+            parameter.data = parameter.data.to(stored_dtype)
+    return model
 
 
 def _is_linear(module: Any) -> bool:

@@ -47,7 +47,8 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
     rows = [row.fields for row in inputs.splits["train"]]
     examples = encode.encode_training(encoder, rows, training.max_length, packed=training.packing)
-    exam = compare.make_exam(inputs, encoder, base.model)
+    stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id)
+    exam = compare.make_exam(inputs, encoder, stops)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics)
 
     tuned = model.add_adapter(base.model, resolved.adapter, training.seed)
@@ -58,7 +59,6 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         course = train.train(tuned, base.tokenizer, examples, settings, companions, inputs.work)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics)
-        stops = encode.stop_tokens(encoder, examples, tuned.generation_config.eos_token_id)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
     return trained
