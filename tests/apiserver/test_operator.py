@@ -4,18 +4,21 @@ Pods are created and never scheduled (their nodeSelector fits no node): the test
 The kinds are served under a group of their own, so that an installed operator does not meet the tests' objects.
 """
 
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -43,6 +46,58 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+class Line:
+    """A TCP line to the API server that can be cut."""
+
+    def __init__(self, kubectl: Kubectl, folder: Path) -> None:
+        config = json.loads(kubectl("config", "view", "--minify", "--raw", "--flatten", "-o", "json"))
+        cluster = config["clusters"][0]["cluster"]
+        address = urlsplit(cluster["server"])
+        self._server = (str(address.hostname), address.port or 443)
+        self.port = free_port()
+        self._connections: set[socket.socket] = set()
+        self._listener: socket.socket | None = None
+        # The certificate names the API server, not this line.
+        config["clusters"][0]["cluster"] = {
+            "server": f"https://127.0.0.1:{self.port}", "insecure-skip-tls-verify": True
+        }  # fmt: skip
+        self.kubeconfig = folder / "kubeconfig"
+        self.kubeconfig.write_text(json.dumps(config))
+
+    def connect(self) -> None:
+        """Let everything through."""
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection and refuse new ones."""
+        assert self._listener is not None
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for connection in list(self._connections):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # the listener was closed
+            while True:
+                near, _ = listener.accept()
+                far = socket.create_connection(self._server)
+                for source, target in ((near, far), (far, near)):
+                    self._connections.add(source)
+                    threading.Thread(target=self._copy, args=(source, target), daemon=True).start()
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        self._connections.discard(source)
+        source.close()
+
+
 class Operator:
     """The operator's process, watching one namespace."""
 
@@ -60,12 +115,16 @@ class Operator:
             "FINETUNE_WATCH_NAMESPACES": kubectl.namespace,
             "FINETUNE_RESYNC_SECONDS": "2",
         }
-        self._log = log
+        self.log = log
         self._process: subprocess.Popen[bytes] | None = None
+
+    def connect_through(self, kubeconfig: Path) -> None:
+        """Use another kubeconfig from the next start on."""
+        self._env["KUBECONFIG"] = str(kubeconfig)
 
     def start(self) -> None:
         """Start it and wait until it is ready."""
-        with self._log.open("ab") as log:
+        with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, env=self._env, stdout=log, stderr=log)
         wait_until("the operator is ready", self._is_ready, 60)
 
@@ -84,9 +143,9 @@ class Operator:
     def stop(self) -> None:
         """At the end of a test; a process that died by itself is an error of the test."""
         if self._process is not None:
-            assert self._process.poll() is None, self._log.read_text()[-3000:]
+            assert self._process.poll() is None, self.log.read_text()[-3000:]
             self._process.terminate()
-            assert self._process.wait(20) == 0, self._log.read_text()[-3000:]
+            assert self._process.wait(20) == 0, self.log.read_text()[-3000:]
             self._process = None
 
     def probe(self, path: str) -> str:
@@ -108,7 +167,7 @@ class Operator:
 
     def _is_ready(self) -> bool:
         assert self._process is not None
-        assert self._process.poll() is None, self._log.read_text()[-3000:]
+        assert self._process.poll() is None, self.log.read_text()[-3000:]
         try:
             return self.probe("/readyz") == "ok\n"
         except OSError:
@@ -327,6 +386,33 @@ def test_a_report_is_believed_only_from_the_jobs_own_pod(stage: Stage) -> None:
     assert stage.operator.report("bot", "default", own, body) == 403
     assert stage.operator.report("bot", namespace, own, b"{}") == 400
     assert stage.operator.report("bot", namespace, own, b" " * (pods.MAX_REPORT_BYTES + 1)) == 413
+
+
+def test_a_cut_line_to_the_api_server_is_survived_and_made_up_for(stage: Stage, tmp_path: Path) -> None:
+    line = Line(stage.kubectl, tmp_path)
+    line.connect()
+    stage.operator.kill()
+    stage.operator.connect_through(line.kubeconfig)
+    stage.operator.start()
+    stage.apply()
+    stage.apply("gone")
+    stage.pod("Prepare", name="gone")
+    stage.pod("Prepare")
+    line.cut()
+    stage.apply("late")  # created in the gap
+    stage.kubectl("delete", stage.kind, "gone", "--timeout=20s")  # deleted in the gap: no watch will ever say so
+    stage.end("Prepare", message=a_summary("Prepare"))  # changed in the gap
+    refused = calls(stage, 'code="0"')
+    wait_until("calls are refused", lambda: calls(stage, 'code="0"') > refused, 30)
+    line.connect()
+    stage.pod("Train")
+    stage.pod("Prepare", name="late")
+    wait_until("gone is forgotten", lambda: known_jobs(stage) == 2, 30)
+
+
+def known_jobs(stage: Stage) -> float:
+    """FineTuneJobs in the operator's cache."""
+    return calls(stage, "finetune_jobs{")
 
 
 def test_fifty_jobs_at_once(stage: Stage) -> None:
