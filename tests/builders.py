@@ -101,6 +101,8 @@ class World:
         self.reports = ReportStore(since=NOW)
         self.on_demand: dict[tuple[str, str], Any] = {}
         """What reads find: (kind, name or uid) -> object, or list of Events."""
+        self.unseen: list[Manifest] = []
+        """Pods the operator's watch has not shown yet."""
         self.log: list[str] = []
         """Every mutating call: verb, kind, name."""
         self.events: list[str] = []
@@ -162,7 +164,16 @@ class World:
                 return plan
             for ref in plan.reads:
                 assert ref not in answers, f"asked twice: {ref}"
-                answers[ref] = self.on_demand.get((ref.kind, ref.uid if ref.kind == "Event" else ref.name))  # type: ignore[arg-type]
+                answers[ref] = self._read(ref)
+
+    def _read(self, ref: Ref) -> Any:
+        if ref.kind == "Pod":
+            return [pod for pod in self.all_pods() if pod["metadata"]["ownerReferences"][0]["uid"] == ref.uid]
+        return self.on_demand.get((ref.kind, str(ref.uid) if ref.kind == "Event" else ref.name))
+
+    def all_pods(self) -> list[Manifest]:
+        """Pods as the API server has them, seen by the operator or not."""
+        return [*self.cache.all("Pod"), *self.unseen]
 
     def carry_out(self, plan: Plan, calls: int | None = None) -> bool:
         """Carry a plan out, or crash after so many calls. Returns whether it changed anything."""

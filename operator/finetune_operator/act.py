@@ -79,8 +79,16 @@ class Actor:
             if not wanted:
                 raise RuntimeError(f"{key}: asks again for what it was told: {plan.reads}")
             for ref in wanted:
-                is_event = ref.kind == "Event"
-                answers[ref] = await (self._cluster.warnings(ref) if is_event else self._cluster.get(ref))
+                answers[ref] = await self._read(ref)
+
+    async def _read(self, ref: Ref) -> Any:
+        match ref.kind:
+            case "Event":
+                return await self._cluster.warnings(ref)
+            case "Pod":
+                return await self._cluster.pods(ref)
+            case _:
+                return await self._cluster.get(ref)
 
     async def _carry_out(self, plan: Plan) -> bool:
         for manifest in plan.create:

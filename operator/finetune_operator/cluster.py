@@ -99,6 +99,12 @@ class Cluster:
         answer = await self._call("GET", path("Event", ref.namespace), query=query)
         return list(answer.get("items") or [])
 
+    async def pods(self, job: Ref) -> list[Manifest]:
+        """The pods of a batch/v1 Job, which is known by its uid."""
+        query = {"labelSelector": f"batch.kubernetes.io/controller-uid={job.uid}"}
+        answer = await self._call("GET", path("Pod", job.namespace), query=query)
+        return list(answer.get("items") or [])
+
     async def create(self, manifest: Manifest) -> Manifest:
         """Create an object; ApiError 409 when the name is taken."""
         return await self._call("POST", path(manifest["kind"], manifest["metadata"].get("namespace")), body=manifest)

@@ -50,7 +50,8 @@ class Plan:
     """What shall happen next. Carried out in the order of the fields; the first error ends it and the key is tried again."""
 
     reads: tuple[Ref, ...] = ()
-    """Objects that are not cached and must be read first (ServiceAccount; Event: the Warnings about ``uid``).
+    """Objects that are not cached and must be read first (ServiceAccount; Event: the Warnings about
+    ``uid``; Pod: those of the Job ``uid``).
 
     A plan with reads holds nothing else: reconcile is called again with :attr:`Sources.answers` filled.
     """
@@ -76,7 +77,7 @@ class Sources:
     cache: Cache
     reports: ReportStore
     answers: Mapping[Ref, Any]
-    """What this round's :attr:`Plan.reads` returned: an object or None (ServiceAccount), a list (Event)."""
+    """What this round's :attr:`Plan.reads` returned: an object or None (ServiceAccount), a list (Event, Pod)."""
 
 
 class Controller(NamedTuple):

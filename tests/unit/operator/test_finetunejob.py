@@ -354,6 +354,16 @@ def test_a_lost_summary_of_training_is_collected() -> None:
     assert condition(status, "Complete") == ("True", "Complete")
 
 
+def test_a_pod_seen_later_than_its_jobs_end_is_not_lost() -> None:
+    world = World(a_job())
+    world.settle()
+    world.end_pod(PREPARE, 0, a_summary("Prepare"))
+    pod = world.get("Pod", f"{PREPARE}-pod")
+    world.cache.remove("Pod", pod)
+    world.unseen.append(pod)
+    assert condition(world.settle(), "Planned") == ("True", "Planned")
+
+
 def test_an_image_that_says_nothing_is_not_asked_for_ever() -> None:
     world = World(a_job(maxRetries=1))
     world.settle()

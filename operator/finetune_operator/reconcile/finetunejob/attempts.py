@@ -13,7 +13,14 @@ from finetune_operator.cache import ATTEMPT_LABEL, STAGE_LABEL, Manifest, labels
 from finetune_operator.manifests.training import Attempt, attempt_name
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob import progress
-from finetune_operator.reconcile.finetunejob.cause import Ending, ending, has_started, is_alive
+from finetune_operator.reconcile.finetunejob.cause import (
+    Ending,
+    ending,
+    has_ended_by_itself,
+    has_started,
+    is_alive,
+    is_over,
+)
 from finetune_operator.reconcile.finetunejob.checks import backend_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 from finetune_operator.reconcile.finetunejob.start import frozen_config
@@ -56,6 +63,8 @@ def advance(draft: Draft, stage: PodStage) -> Summary | None:
     last = next((record for record in reversed(records(draft)) if record.stage == stage), None)
     if last is not None and last.completion_time is None:
         end = _end_of(draft, last)
+        if draft.reads:
+            return None
         if end is None:
             _go_on(draft, last)
             return None
@@ -98,8 +107,17 @@ def _job_of(draft: Draft, record: Record) -> Manifest | None:
 
 
 def _end_of(draft: Draft, record: Record) -> Ending | None:
+    """How an attempt ended; None: it runs, or its pod must be read first.
+
+    Watches of Jobs and pods run apart: a Job may be seen to have ended before its pod is, and that pod is not lost.
+    """
     job = _job_of(draft, record)
-    return LOST if job is None else ending(job, pods_of(draft, record))
+    if job is None:
+        return LOST
+    pods = pods_of(draft, record)
+    if is_over(job) and not any(map(has_ended_by_itself, pods)):
+        pods = draft.answer(ref_of(job)._replace(api_version="v1", kind="Pod")) or []
+    return None if draft.reads else ending(job, pods)
 
 
 def succeeded(draft: Draft, stage: PodStage) -> bool:
@@ -146,7 +164,7 @@ def stop(draft: Draft, outcome: str, message: str) -> None:
 def delete_jobs(draft: Draft) -> None:
     """Delete every Job that may still have a live pod."""
     for job in draft.seen.jobs.values():
-        if ending(job, ()) is None and "deletionTimestamp" not in job["metadata"]:
+        if not is_over(job) and "deletionTimestamp" not in job["metadata"]:
             draft.delete.append(ref_of(job))
 
 

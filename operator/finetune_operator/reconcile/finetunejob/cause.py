@@ -112,6 +112,16 @@ def _condition(job: Manifest, kind: str) -> Manifest | None:
     return next((each for each in conditions if each["type"] == kind and each["status"] == "True"), None)
 
 
+def is_over(job: Manifest) -> bool:
+    """Whether the Job controller has given its verdict."""
+    return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
+
+
+def has_ended_by_itself(pod: Manifest) -> bool:
+    """Whether the pod's container has said how it ended."""
+    return _terminated(pod) is not None
+
+
 def is_alive(pod: Manifest) -> bool:
     """Whether a pod may still be writing."""
     return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")

@@ -138,7 +138,7 @@ class Draft:
     def plan(self) -> Plan:
         """The plan."""
         if self.reads:
-            return Plan(reads=tuple(self.reads))
+            return Plan(reads=tuple(dict.fromkeys(self.reads)))
         if self.holds(Stage.STALLED) and Stage.STALLED not in self.set_now and not self.holds(Stage.FINISHED):
             self.condition(Stage.STALLED, "False", "GoesOn", "What was in the way is gone.")
         self.update(observed_generation=self.seen.body["metadata"].get("generation", 0))
