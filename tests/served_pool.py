@@ -41,7 +41,9 @@ def write_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4, **confi
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     torch.manual_seed(seed)
     targets = config.pop("target_modules", ["q_proj", "v_proj", "o_proj"])
     lora = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")

@@ -29,6 +29,15 @@ GRACE_SECONDS = 120
 STARTUP_SECONDS = 1800
 """Longest loading of a base model."""
 
+ASK_HEALTH = f"""
+import sys, urllib.request
+try:
+    urllib.request.urlopen("http://127.0.0.1:{pods.SERVER_PORT}/health", timeout=8)
+except OSError as error:
+    sys.exit(str(error))
+"""
+"""A kubelet's HTTP probe cannot reach loopback; this needs nothing but the image's Python."""
+
 
 @dataclass(frozen=True)
 class ServerPool:
@@ -166,9 +175,7 @@ def _server(pool: ServerPool, settings: Settings) -> Manifest:
         "--max-adapters": str(MAX_ADAPTERS),
     }
     resources = pod.resources(pool.runtime.resources, SERVER_RESOURCES)
-    # A kubelet's HTTP probe cannot reach loopback; this one needs nothing but the image's Python.
-    ask = f"import urllib.request as r; r.urlopen('http://127.0.0.1:{pods.SERVER_PORT}/health', timeout=8)"
-    probe = {"exec": {"command": ["python", "-c", ask]}, "timeoutSeconds": 10}
+    probe = {"exec": {"command": ["python", "-c", ASK_HEALTH]}, "timeoutSeconds": 10}
     return {
         **_container(
             "server",
