@@ -90,7 +90,7 @@ def create() -> None:
 
 def _key(path: Path) -> None:
     partial = path.with_suffix(".partial")
-    run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", partial)
+    run("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", partial)
     partial.replace(path)
 
 
