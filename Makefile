@@ -31,8 +31,8 @@ $(VENV)/complete: | $(UV)
 	touch $@
 
 $(UV):
-	$(PYTHON) -m pip --version >/dev/null || apt-get install -y -qq python3-pip
-	$(PYTHON) -m pip install --quiet --no-deps --target $(UV_HOME) $(notdir $(UV_HOME))
+	$(PYTHON) -m pip --version >/dev/null || { apt-get update -qq && apt-get install -y -qq python3-pip; }
+	$(PYTHON) -m pip install --quiet --root-user-action ignore --no-deps --target $(UV_HOME) $(notdir $(UV_HOME))
 
 verify: venv  ## format, lint, types, layers, unit tests, generated files
 	$(VENV)/bin/ruff format --check .
