@@ -186,6 +186,10 @@ class TestWhatItWrites:
         assert second.message == first.message
         assert {key: store.get(key) for key in store.list("out/")} == before
 
+    def test_again_means_the_same_tokenizer(self, prepare: Prepare, store: Store) -> None:
+        cpt = {"baseModel": {"fromConfig": FROM_CONFIG}, "method": {"cpt": {}}}
+        assert prepare(texts(200), **cpt).message == prepare(None, **cpt).message
+
     @pytest.mark.parametrize(
         ("row", "format_", "prepared"),
         [
@@ -253,45 +257,34 @@ class TestWhatItWrites:
 
 
 class TestBrokenRows:
-    @pytest.mark.parametrize(
-        ("bad", "words"),
-        [
-            pytest.param('{"prompt": "a", "completion"', ["no valid JSON", "column"], id="bad JSON"),
-            pytest.param({"prompt": "a"}, ["field completion", "nothing", "non-empty string"], id="a missing field"),
-            pytest.param(
-                {"prompt": "a", "completion": 4}, ["field completion", "a number", "string"], id="a wrong type"
-            ),
-            pytest.param(
-                {"prompt": "a", "completion": " "}, ["field completion", "an empty string"], id="an empty answer"
-            ),
-            pytest.param([1, 2], ["a list", "one JSON object per line"], id="not an object"),
-        ],
-    )
-    def test_file_line_and_field_are_named_and_the_row_is_not_quoted(
-        self, prepare: Prepare, store: Store, bad: Any, words: list[str]
-    ) -> None:
-        found = prepare([*answers(2), bad, {"prompt": "SECRET", "completion": None}])
+    def test_file_line_and_field_are_named_and_no_row_is_quoted(self, prepare: Prepare, store: Store) -> None:
+        broken = {
+            '{"prompt": "a", "completion"': "found no valid JSON",
+            '{"prompt": "SECRET"}': "field completion: found nothing, expected a non-empty string",
+            '{"prompt": "a", "completion": 4}': "field completion: found a number, expected a non-empty string",
+            '{"prompt": "SECRET", "completion": " "}': "field completion: found an empty string",
+            "[1, 2]": "found a list, expected one JSON object per line",
+        }
+        found = prepare([*answers(2), *broken])
         message = found.failure(Reason.DATA_INVALID)
-        assert "data/train.jsonl line 3" in message
-        assert "line 4, field completion: found null" in message
-        assert "2 of 4 rows" in message
-        assert all(word in message for word in words), message
+        assert "5 of 7 rows are invalid" in message
+        for number, words in enumerate(broken.values(), start=3):
+            finding = message.split(f"data/train.jsonl line {number}", 1)[1].split(";")[0]
+            assert words in finding
         assert "SECRET" not in found.log
         assert store.list("out/") == []
 
-    @pytest.mark.parametrize(
-        ("roles", "words"),
-        [
-            (["user", "user", "assistant"], "messages[1].role: found user, expected assistant"),
-            (["user", "system", "assistant"], "messages[1].role: found system, expected assistant"),
-            (["assistant"], "messages[0].role: found assistant, expected system or user"),
-            (["system", "user"], "messages[1].role: found user, expected assistant: the last message is the answer"),
-            (["user", "narrator"], "messages[1].role: found a string of 8 characters"),
-        ],
-    )
-    def test_roles_out_of_order(self, prepare: Prepare, roles: list[str], words: str) -> None:
-        row = {"messages": [{"role": role, "content": "x"} for role in roles]}
-        assert words in prepare([CHAT, row]).failure(Reason.DATA_INVALID)
+    def test_roles_out_of_order(self, prepare: Prepare) -> None:
+        broken = {
+            ("user", "user", "assistant"): "messages[1].role: found user, expected assistant",
+            ("user", "system", "assistant"): "messages[1].role: found system, expected assistant",
+            ("assistant",): "messages[0].role: found assistant, expected system or user",
+            ("system", "user"): "messages[1].role: found user, expected assistant: the last message is the answer",
+            ("user", "narrator"): "messages[1].role: found a string of 8 characters",
+        }
+        rows = [{"messages": [{"role": role, "content": "x"} for role in roles]} for roles in broken]
+        message = prepare([CHAT, *rows]).failure(Reason.DATA_INVALID)
+        assert [words for words in broken.values() if words not in message] == []
 
     def test_answers_outside_the_labels(self, prepare: Prepare, bucket: str) -> None:
         rows = [{"prompt": f"{i}?", "completion": " red" if i % 2 else " blue"} for i in range(8)]
@@ -370,11 +363,14 @@ class TestStorage:
         assert "'other'" in message
         assert "AWS_ACCESS_KEY_ID" in message
 
-    def test_wrong_credentials(self, prepare: Prepare, s3_server: S3Server, secret: Path) -> None:
-        s3_server.secret(secret, AWS_SECRET_ACCESS_KEY="wrong")
-        open_answers = prepare(None)
-        assert "refused the credentials" in open_answers.failure(Reason.ACCESS_DENIED)
-        assert "wrong" not in open_answers.log
+    def test_wrong_credentials(self, prepare: Prepare, s3_server: S3Server, bucket: str, secret: Path) -> None:
+        s3_server.secret(secret.parent / "wrong", AWS_SECRET_ACCESS_KEY="mistaken")
+        source = {"uri": f"{bucket}/data/train.jsonl", "secretRef": {"name": "wrong"}}
+        found = prepare(answers(), dataset={"train": source})
+        assert f"{bucket}/data/train.jsonl: the store refused the credentials" in found.failure(Reason.ACCESS_DENIED)
+        assert "mistaken" not in found.log
+        found = prepare(answers(), output={"uri": f"{bucket}/out", "secretRef": {"name": "wrong"}})
+        assert "refused the credentials" in found.failure(Reason.OUTPUT_NOT_WRITABLE)
 
     def test_an_output_that_may_not_be_written(
         self, prepare: Prepare, s3_server: S3Server, bucket: str, secret: Path
@@ -410,6 +406,13 @@ class TestBaseModel:
             config.pop("architectures", None)
         store.put("base/config.json", json.dumps(config | change).encode())
         assert words in prepare(answers()).failure(reason)
+
+    def test_another_model_than_the_stated_digest(self, prepare: Prepare, store: Store, base: str) -> None:
+        model = {"uri": base, "secretRef": {"name": "s3"}, "digest": f"sha256:{0:064}"}
+        assert "has no manifest.json" in prepare(answers(), baseModel=model).failure(Reason.MODEL_NOT_FOUND)
+        store.put("base/manifest.json", b'{"kind": "Model", "files": []}')
+        message = prepare(None, baseModel=model).failure(Reason.ARTIFACT_CORRUPT)
+        assert f"expected sha256:{0:064}" in message
 
     def test_pickles_are_not_weights(self, prepare: Prepare, store: Store) -> None:
         store.delete(["base/model.safetensors"])

@@ -54,8 +54,13 @@ def _writable_output(config: JobConfig, places: Places) -> Store:
     output = config.spec.output
     folder = job_folder(output.uri, config.namespace, config.name, config.uid)
     store = places.store(folder, output.secret_ref, Reason.ARTIFACT_CORRUPT)
-    store.put(PROBE, b"")
-    store.delete([PROBE])
+    try:
+        store.put(PROBE, b"")
+        store.delete([PROBE])
+    except Failure as end:
+        if end.reason is Reason.ACCESS_DENIED:
+            raise Failure(Reason.OUTPUT_NOT_WRITABLE, f"output: {end.message}") from None
+        raise
     return store
 
 

@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError, SSLError
 
 from finetune_api.reasons import Failure, Reason
-from finetune_storage import patience
+from finetune_storage import open_store, patience
 from finetune_storage.credentials import read_secret
 from finetune_storage.errors import verdict
 from finetune_storage.patience import patiently
@@ -91,6 +91,15 @@ def test_patience_ends() -> None:
 
 
 class TestSecret:
+    def test_it_is_the_whole_identity(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://somebody.else")
+        monkeypatch.setenv("AWS_REGION", "mars-1")
+        for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            (tmp_path / key).write_text("x")
+        found = open_store("s3://bucket", tmp_path)._client.meta
+        assert found.endpoint_url == "https://s3.amazonaws.com"
+        assert found.region_name == "us-east-1"
+
     def test_white_space_around_a_value_is_not_part_of_it(self, tmp_path: Path) -> None:
         (tmp_path / "HF_TOKEN").write_text("hf_x\n")
         assert read_secret(tmp_path, ("HF_TOKEN",), 0) == {"HF_TOKEN": "hf_x"}

@@ -172,6 +172,7 @@ class TestSequences:
     def test_rows_fill_sequences_longest_first(self) -> None:
         assert sequence_count([6, 4, 5, 5, 300, 0], 10, packing=True, whole_text=False) == 3
         assert sequence_count([6, 6, 3, 3, 1, 1], 10, packing=True, whole_text=False) == 2
+        assert sequence_count([6, 3, 3], 10, packing=True, whole_text=False) == 2
 
     def test_a_thousand_rows_at_a_time(self) -> None:
         assert sequence_count([1] * 2001, 1000, packing=True, whole_text=True) == 3
