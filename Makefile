@@ -40,8 +40,8 @@ verify: venv  ## format, lint, types, layers, unit tests, generated files
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m pytest tests/unit tests/test_*.py
-	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds
-	git diff --exit-code -- crds charts
+	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds --reference docs/reference.md
+	git diff --exit-code -- crds charts docs/reference.md
 
 unit: venv  ## unit tests
 	$(PY) -m pytest tests/unit
@@ -69,7 +69,7 @@ install: venv images  ## install the chart with the quick-start object store
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
 
 apiserver: install  ## tests on the real API server
-	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver tests/test_chart.py
+	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver tests/test_chart.py tests/test_readme.py
 
 e2e: install  ## tests of the whole on the cluster
 	$(ON_CLUSTER) $(PY) -m pytest -m e2e tests/e2e

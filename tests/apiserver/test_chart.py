@@ -255,7 +255,6 @@ def store_image() -> Object:
     return {"image": dict(zip(("repository", "digest"), reference.split("@"), strict=True))}
 
 
-@pytest.mark.e2e
 def test_the_quick_start_store_keeps_keys_and_data(release: Release) -> None:
     kubectl = release.kubectl
     store = f"{release.name}-finetune-operator-s3"
