@@ -1,7 +1,12 @@
 """finetune_storage against a real S3 server: bytes, folders, and the reason of every way it can fail."""
 
+import ssl
+import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -35,6 +40,25 @@ def failure(action, *args, **kwargs) -> Failure:
     with pytest.raises(Failure) as caught:
         action(*args, **kwargs)
     return caught.value
+
+
+@contextmanager
+def https_server(folder: Path) -> Iterator[tuple[str, Path]]:
+    """A server with a certificate of its own that has nothing to give: its address, and the certificate."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, *subject]
+    subprocess.run(made, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server = ThreadingHTTPServer(("localhost", 0), SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"https://localhost:{server.server_port}", certificate
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 class TestObjects:
@@ -228,6 +252,16 @@ class TestFailures:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "admin-secret")
         monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server.endpoint)
         assert open_store(bucket).list() == []
+
+    def test_a_store_of_a_private_ca_needs_its_bundle(self, s3_server: S3Server, tmp_path: Path) -> None:
+        with https_server(tmp_path) as (endpoint, certificate):
+            secret = s3_server.secret(tmp_path / "s3", AWS_ENDPOINT_URL=endpoint)
+            end = failure(open_store("s3://bucket", secret, patience=5).get, "key")
+            assert end.reason is Reason.STORAGE_UNAVAILABLE
+            assert "CA_BUNDLE" in end.message
+            s3_server.secret(secret, AWS_ENDPOINT_URL=endpoint, CA_BUNDLE=certificate.read_text())
+            store = open_store("s3://bucket", secret, missing=Reason.DATASET_NOT_FOUND, patience=5)
+            assert failure(store.get, "key").reason is Reason.DATASET_NOT_FOUND
 
     def test_a_store_that_is_down_is_waited_for(self, tmp_path: Path) -> None:
         with serve(tmp_path / "server") as server:
