@@ -133,10 +133,19 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
     )
 
 
-def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> ResolvedTraining:
+class _Extent(NamedTuple):
+    """How long the training is."""
+
+    packing: bool
+    max_length: int
+    batch_size: int
+    epochs: float | None
+    steps: int
+
+
+def _extent(seen: Situation, choices: Choices) -> _Extent:
     stated = seen.spec.training or TrainingSpec()
-    take = choices.take
-    full, is_text = adapter.type == "Full", seen.method == "cpt"
+    is_text = seen.method == "cpt"
     packing = _packing(seen, choices)
     max_length = _max_length(seen, stated, choices)
     sequences = seen.lengths["train"].sequences(max_length, packing=packing, whole_text=is_text)
@@ -145,49 +154,48 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
             Reason.DATA_INVALID,
             f"no training row has an answer within training.maxLength ({max_length} tokens); raise it",
         )
-    batch = take("training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences")
-    epochs = stated.epochs
-    if stated.max_steps is None:
-        epochs = take(
-            "training.epochs", epochs, 1.0 if is_text else 3.0, "text: once" if is_text else "answers: three times"
-        )
-    steps = stated.max_steps or max(1, ceil((epochs or 1) * ceil(sequences / batch)))
+    batch = choices.take(
+        "training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences"
+    )
+    if stated.max_steps is not None:
+        return _Extent(packing, max_length, batch, None, stated.max_steps)
+    usual, why = (1.0, "text: once") if is_text else (3.0, "answers: three times")
+    epochs = choices.take("training.epochs", stated.epochs, usual, why)
+    return _Extent(packing, max_length, batch, epochs, max(1, ceil(epochs * ceil(sequences / batch))))
+
+
+def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> ResolvedTraining:
+    stated = seen.spec.training or TrainingSpec()
+    full = adapter.type == "Full"
+    extent = _extent(seen, choices)
     rate, why = _learning_rate(full, seen.base.random)
+    micro_batch = _micro_batch(extent.batch_size, extent.max_length)
+    tenth = ceil(extent.steps / CHECKPOINTS)
+
+    def take(name: str, value: T | None, chosen: T, reason: str) -> T:
+        return choices.take(f"training.{name}", value, chosen, reason)
+
     return ResolvedTraining(
-        epochs=epochs,
+        **extent._asdict(),
         max_steps=stated.max_steps,
-        steps=steps,
-        learning_rate=take("training.learningRate", stated.learning_rate, rate, why),
-        batch_size=batch,
+        learning_rate=take("learningRate", stated.learning_rate, rate, why),
         micro_batch_size=take(
-            "training.microBatchSize",
-            stated.micro_batch_size,
-            _micro_batch(batch, max_length),
-            f"at most {TOKENS_PER_PASS} tokens per forward pass",
+            "microBatchSize", stated.micro_batch_size, micro_batch, f"at most {TOKENS_PER_PASS} tokens per forward pass"
         ),
-        max_length=max_length,
-        scheduler=take("training.scheduler", stated.scheduler, "Cosine", "usual"),
-        warmup_ratio=take("training.warmupRatio", stated.warmup_ratio, 0.03, "usual"),
-        weight_decay=take(
-            "training.weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"
-        ),
-        adam_beta2=take("training.adamBeta2", stated.adam_beta2, 0.999, "usual"),
-        max_grad_norm=take("training.maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
+        scheduler=take("scheduler", stated.scheduler, "Cosine", "usual"),
+        warmup_ratio=take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
+        weight_decay=take("weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"),
+        adam_beta2=take("adamBeta2", stated.adam_beta2, 0.999, "usual"),
+        max_grad_norm=take("maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
         gradient_checkpointing=take(
-            "training.gradientCheckpointing",
+            "gradientCheckpointing",
             stated.gradient_checkpointing,
             seen.base.is_large,
             "true from a billion parameters on",
         ),
-        precision=take("training.precision", stated.precision, "Auto", "BFloat16 where the device has it"),
-        seed=take("training.seed", stated.seed, DEFAULT_SEED, "the same run every time"),
-        checkpoint_every_steps=take(
-            "training.checkpointEverySteps",
-            stated.checkpoint_every_steps,
-            ceil(steps / CHECKPOINTS),
-            "a tenth of the run",
-        ),
-        packing=packing,
+        precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
+        seed=take("seed", stated.seed, DEFAULT_SEED, "the same run every time"),
+        checkpoint_every_steps=take("checkpointEverySteps", stated.checkpoint_every_steps, tenth, "a tenth of the run"),
         assistant_only_loss=_answers_only(seen, choices),
     )
 
