@@ -38,11 +38,7 @@ CPT = {
     "settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True, learning_rate=3e-3),
 }
 PACKED = LORA | {"settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True)}
-CASES = [
-    pytest.param(LORA, id="sft-lora"),
-    pytest.param(PACKED, id="sft-lora-packed"),
-    pytest.param(CPT, id="cpt-full-packed"),
-]
+TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
 def weights(config: JobConfig, secrets_dir: Path) -> dict[str, str]:
@@ -72,8 +68,16 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
     return process.returncode
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("case", "number", "code"),
+    [
+        pytest.param(LORA, *TERM, id="sft-lora-SIGTERM"),
+        pytest.param(LORA, *KILL, id="sft-lora-SIGKILL"),
+        pytest.param(CPT, *TERM, id="cpt-full-packed-SIGTERM"),
+        pytest.param(CPT, *KILL, id="cpt-full-packed-SIGKILL"),
+        pytest.param(PACKED, *KILL, id="sft-lora-packed-SIGKILL"),
+    ],
+)
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any], number: int, code: int
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
-from finetune_api.pods import JobConfig
+from finetune_api.pods import JobConfig, Report
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.training import EvaluationSpec, GateRule
 from finetune_storage import fetch_folder
@@ -25,6 +25,7 @@ from prepared_jobs import (
     train_here,
     training,
 )
+from report_server import ReportServer
 from tiny_models import write_tiny_llama
 
 FULL = ResolvedAdapterSpec(type="Full")
@@ -209,6 +210,36 @@ def test_an_attempt_that_died_while_publishing_is_finished(
     said = capsys.readouterr().out
     assert "step 8/8" not in said, "training is not repeated"
     assert "evaluating the base" not in said
+
+
+def test_progress_is_reported_by_us_alone(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ReportServer()
+    (tmp_path / "token").write_text("secret")
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", server.url)
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_TOKEN", str(tmp_path / "token"))
+    config = prepare_job(bucket, secret.parent, ROWS)
+    train_here(config, secret.parent, tmp_path / "work")
+    server.close()
+    assert {authorization for authorization, _ in server.seen} == {"Bearer secret"}
+    reports = [Report.model_validate(body) for _, body in server.seen]
+    assert [report.trainer_status.progress_percentage for report in reports][-1] == 100
+    assert [checkpoint.step for checkpoint in reports[-1].checkpoints or []] == [6, 8]
+    # transformers' own callback writes microseconds
+    assert all(len(str(report.trainer_status.last_updated_time)) == len("2026-01-01T00:00:00Z") for report in reports)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "micro_batch_size", "divisor", "expected"),
+    [(16, 16, 1, (16, 1)), (16, 4, 2, (2, 8)), (12, 9, 1, (6, 2)), (6, 2, 8, (1, 6)), (1, 16, 1, (1, 1))],
+)
+def test_a_smaller_micro_batch_keeps_the_batch(
+    batch_size: int, micro_batch_size: int, divisor: int, expected: tuple[int, int]
+) -> None:
+    from finetune_trainer.train import split_batch
+
+    assert split_batch(batch_size, micro_batch_size, divisor) == expected
 
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(bucket: str, secret: Path, tmp_path: Path) -> None:

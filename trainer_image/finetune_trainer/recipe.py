@@ -4,6 +4,7 @@ Reads only what the prepare stage wrote. An attempt may end at any point; the ne
 """
 
 import os
+import warnings
 
 from finetune_api.pods import JobConfig, Trained
 from finetune_trainer.checkpoints import Checkpoints
@@ -32,6 +33,7 @@ def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: in
         inputs = read_inputs(store, places)
         print(f"attempt {attempt}: {len(inputs.splits['train'])} training rows read", flush=True)
         os.environ |= QUIET
+        warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries; nothing a user can act on
         pin_threads()
         with naming_memory("loading, evaluating or storing the model"):
             return _learn(config, inputs, micro_batch_divisor, interruption)
@@ -56,7 +58,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         companions = train.Companions(progress, Checkpoints(inputs.store), interruption)
         settings = train.settings(training, numerics, resolved.method, divisor, inputs.work)
-        course = train.train(tuned, base.tokenizer, examples, settings, companions, inputs.work)
+        course = train.train(tuned, base.tokenizer, examples, settings, companions)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)

@@ -45,9 +45,7 @@ class Companions:
     interruption: Interruption
 
 
-def train(
-    model: Any, tokenizer: Any, examples: list[Example], settings: SFTConfig, companions: Companions, work: Path
-) -> Course:
+def train(model: Any, tokenizer: Any, examples: list[Example], settings: SFTConfig, companions: Companions) -> Course:
     """Train to the last step, from the newest checkpoint where there is one; the weights of ``model`` change."""
     disable_progress_bars()
     trainer = _Trainer(
@@ -61,7 +59,7 @@ def train(
     for parameter in model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
             parameter.data = parameter.data.float()
-    resumed = work / "resumed"
+    resumed = Path(settings.output_dir) / "resumed"
     step = companions.checkpoints.fetch_newest(resumed)
     if step is not None:
         companions.progress.resume(step)

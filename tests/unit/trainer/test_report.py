@@ -1,11 +1,8 @@
 """Reports: the newest wins, the token is read anew, and a failing server is only counted."""
 
-import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,46 +10,13 @@ from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob import TrainerStatus
 from finetune_trainer import report
 from finetune_trainer.report import Destination, Reporter, destination
-
-
-class Server:
-    """Takes reports, and answers the next one only when told to."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, dict[str, Any]]] = []
-        self.status = 200
-        self.arrived = threading.Semaphore(0)
-        self.answer = threading.Semaphore(100)
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                outer.seen.append((self.headers["Authorization"], body))
-                outer.arrived.release()
-                outer.answer.acquire()
-                self.send_response(outer.status)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: Any) -> None:
-                """Quiet."""
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_port}/status"
-        threading.Thread(target=self._http.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._http.server_close()
-
-    def steps(self) -> list[int]:
-        return [body["trainerStatus"]["progressPercentage"] for _, body in self.seen]
+from report_server import ReportServer
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ReportServer]:
     monkeypatch.setattr(report, "PAUSE_SECONDS", 0.01)
-    server = Server()
+    server = ReportServer()
     yield server
     server.close()
 
@@ -61,7 +25,7 @@ def a_report(percentage: int) -> Report:
     return Report(trainer_status=TrainerStatus(progress_percentage=percentage))
 
 
-def test_the_newest_report_wins_and_none_waits(server: Server, tmp_path: Path) -> None:
+def test_the_newest_report_wins_and_none_waits(server: ReportServer, tmp_path: Path) -> None:
     server.answer = threading.Semaphore(0)
     with Reporter(Destination(server.url, None, None)) as reporter:
         reporter.send(a_report(1))
@@ -72,7 +36,7 @@ def test_the_newest_report_wins_and_none_waits(server: Server, tmp_path: Path) -
     assert server.steps() == [1, 49]
 
 
-def test_the_token_is_read_for_every_report(server: Server, tmp_path: Path) -> None:
+def test_the_token_is_read_for_every_report(server: ReportServer, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("first\n")
     with Reporter(Destination(server.url, token, None)) as reporter:
@@ -83,7 +47,7 @@ def test_the_token_is_read_for_every_report(server: Server, tmp_path: Path) -> N
     assert [authorization for authorization, _ in server.seen] == ["Bearer first", "Bearer second"]
 
 
-def test_failures_are_said_once(server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failures_are_said_once(server: ReportServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.status = 503
     with Reporter(Destination(server.url, None, None)) as reporter:
         for percentage in (1, 2):

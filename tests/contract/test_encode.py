@@ -1,4 +1,4 @@
-"""Masks: what is learned ends with the end token, begins with the answer, and is never empty."""
+"""Masks, with real tokenizers and templates: what is learned ends with the end token, begins with the answer, and is never empty."""
 
 from typing import Any
 
