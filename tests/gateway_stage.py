@@ -44,6 +44,8 @@ class ModelServer:
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     """Prompts "wait" are answered once this is set."""
     aborted: int = 0
+    busy: int = 0
+    """So many completions are answered 429."""
     chunks: list[bytes] | None = None
     runner: web.AppRunner | None = None
     port: int = 0
@@ -94,6 +96,9 @@ class ModelServer:
         body = await request.json()
         self.seen.append(body)
         self.headers.append(request.headers)
+        if self.busy:
+            self.busy -= 1
+            return web.json_response({"error": {"message": "too many requests"}}, status=429)
         if body["model"] not in self.models:
             return web.json_response({"error": {"message": "no such model"}}, status=404)
         try:
@@ -254,6 +259,7 @@ async def stage(folder: Path, *, report: bool = True) -> AsyncIterator[Stage]:
             with (
                 mock.patch.object(adapter, "fetch_adapter", fetch_from(folder)),
                 mock.patch.object(pool, "WATCH_SECONDS", 0.2),
+                mock.patch.object(adapter, "RETRY_SECONDS", (0.1, 0.1)),
                 mock.patch.object(reporting, "REPORT_SECONDS", 0.2),
             ):
                 yield Stage(folder, server, operator, f"http://127.0.0.1:{settings.port}", http)

@@ -18,7 +18,7 @@ from finetune_api.reasons import ServingReason
 from finetune_gateway import metrics
 from finetune_gateway.artifact import Limits, LoadFailure, check_adapter, fetch_adapter
 from finetune_gateway.routes import Routes, Target
-from finetune_gateway.server import ModelServer, ServerRefused, ServerUnreachable
+from finetune_gateway.server import AdapterRefused, ModelServer, ServerRefused, ServerUnreachable
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,9 @@ class Adapter:
         self._desired: DesiredAdapter | None = desired
         self._known_since = time.monotonic()
         self._wake = asyncio.Event()
-        self._digest: str | None = None
-        self.attempting: str | None = None
-        """Name whose folder is being fetched or loaded."""
+        self._attempted = desired
+        self._good: DesiredAdapter | None = None
+        """What served last; comes back after a restart of the server even when the newest wish cannot be met."""
         self.serving: Target | None = None
         self.tried = False
         """Whether an attempt has ended since the server came up."""
@@ -79,22 +79,29 @@ class Adapter:
         """The server went down, or came up without it."""
         if self.serving is not None:
             self._tools.routes.release(self.serving)
-        self.serving, self._digest, self.tried = None, None, False
+        self.serving, self.tried = None, False
         self._known_since = time.monotonic()
         if self._desired is not None:
             self.report = self._say(self._desired, "Loading")
         self._wake.set()
+
+    def names(self) -> set[str]:
+        """Names whose folders are needed, or soon will be."""
+        return {loaded_name(each) for each in (self._desired, self._good, self._attempted) if each}
 
     async def run(self) -> None:
         """Bring up what is wanted until nothing is."""
         failures = 0
         while (desired := self._desired) is not None:
             self._wake.clear()
+            if self.serving is None and self._good is not None and self._good.digest != desired.digest:
+                await self._attempt(self._good.model_copy(update={"model": desired.model}))
             failure = await self._attempt(desired)
-            failures = failures + 1 if failure else 0
-            retry = None if failure is None or failure.reason in FINAL else RETRY_SECONDS[min(failures, 4) - 1]
+            retry = None if failure is None or failure.reason in FINAL else RETRY_SECONDS[failures]
+            failures = min(failures + 1, len(RETRY_SECONDS) - 1)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), retry)
+                failures = 0
         self._tools.routes.withdraw(self.report.deployment)
         if self.serving is not None:
             self._tools.routes.release(self.serving)
@@ -102,7 +109,7 @@ class Adapter:
 
     async def _attempt(self, desired: DesiredAdapter) -> LoadFailure | None:
         """Bring it up; a failure is reported, and what served before goes on serving."""
-        self.attempting = loaded_name(desired)
+        self._attempted = desired
         try:
             await self._bring_up(desired)
             return None
@@ -113,7 +120,6 @@ class Adapter:
             found = LoadFailure(ServingReason.SERVER_ERROR, f"the gateway failed: {error!r}")
             log.exception("adapter %s", desired.deployment)
         finally:
-            self.attempting = None
             self.tried = True
         metrics.LOADS.labels(found.reason).inc()
         self.report = self._say(desired, "Failed", found)
@@ -125,7 +131,7 @@ class Adapter:
             if self.report.desired_digest != desired.digest:
                 self.report = self._say(desired, "Loading")
             target = await self._load(desired, name)
-            earlier, self.serving, self._digest = self.serving, target, desired.digest
+            earlier, self.serving, self._good = self.serving, target, desired
             if earlier is not None:
                 self._tools.routes.release(earlier)
             metrics.LOADS.labels("Loaded").inc()
@@ -148,12 +154,13 @@ class Adapter:
                 if name not in await tools.server.models():
                     await tools.server.load(name, folder)
             await tools.complete(name)
+            return target
+        except AdapterRefused as error:
+            failure = LoadFailure(ServingReason.ADAPTER_INVALID, f"the model server said: {error}")
         except (ServerRefused, ServerUnreachable) as error:
-            tools.routes.release(target)
-            refused = isinstance(error, ServerRefused) and error.status < 500
-            reason = ServingReason.ADAPTER_INVALID if refused else ServingReason.SERVER_ERROR
-            raise LoadFailure(reason, f"the model server said: {error}") from error
-        return target
+            failure = LoadFailure(ServingReason.SERVER_ERROR, f"the model server said: {error}")
+        tools.routes.release(target)
+        raise failure
 
     def _say(
         self, desired: DesiredAdapter, state: Literal["Loading", "Loaded", "Failed"], failure: LoadFailure | None = None
@@ -166,7 +173,7 @@ class Adapter:
             deployment=desired.deployment,
             desired_digest=desired.digest,
             state=state,
-            digest=self._digest,
+            digest=self._good.digest if self._good and self.serving else None,
             reason=failure.reason if failure else None,
             message=failure.message[:MAX_MESSAGE] if failure else None,
             load_seconds=round(time.monotonic() - self._known_since, 3) if state == "Loaded" else None,

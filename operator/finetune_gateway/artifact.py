@@ -14,8 +14,8 @@ from finetune_storage import document, fetch_folder, open_store
 
 PATIENCE_SECONDS = 20
 """Retries inside one fetch; the adapter's own task tries again after it."""
-PARTIAL = "partial-"
-"""Prefix of a folder that is still being fetched."""
+PARTIAL = "partial."
+"""Prefix of a folder that is still being fetched; no AdapterDeployment has a dot in its name."""
 
 SERVING_REASON = {
     Reason.ARTIFACT_CORRUPT: ServingReason.DIGEST_MISMATCH,

@@ -71,49 +71,47 @@ class Pool:
         """Notice a server that went away, came up, or lost adapters; unload what nobody uses."""
         while True:
             self._look.clear()
-            # While an adapter loads, nothing else may change, and what the server lists is about to.
-            if await self._is_up() and not self._tools.server.lock.locked():
-                await self._tidy()
+            # While an adapter loads nothing else may change, and what the server lists is about to.
+            if not self._tools.server.lock.locked():
+                await self._check()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._look.wait(), WATCH_SECONDS)
 
-    async def _is_up(self) -> bool:
-        server = self._tools.server
+    async def _check(self) -> None:
+        up = self._tools.server.up
         try:
-            await server.models()
-            if not server.up.is_set():
+            if not up.is_set():
                 await self._tools.complete(BASE)
-                server.up.set()
-                log.info("the model server answers")
-                self._tools.changed()
-            return True
+            await self._tidy_server()
         except (ServerUnreachable, ServerRefused) as error:
-            if server.up.is_set():
+            if up.is_set():
                 log.warning("the model server is down: %s", error)
-                server.up.clear()
-                for adapter in self._adapters.values():
-                    adapter.lost()
-            return False
-
-    async def _tidy(self) -> None:
-        """Bring together what the server has, what is in use, and what lies on disk."""
-        server = self._tools.server
-        try:
-            async with server.lock:
-                names = await server.models()
-                for adapter in self._adapters.values():
-                    if adapter.serving is not None and adapter.serving.name not in names:
-                        log.warning("the model server lost %s", adapter.serving.name)
-                        adapter.lost()
-                        self._warm = False
-                for name in names - self._tools.routes.in_use():
-                    await server.unload(name)
-                    log.info("unloaded %s", name)
-        except (ServerUnreachable, ServerRefused) as error:
-            log.warning("tidying the model server: %s", error)  # the next look tries again
+                up.clear()
+                self._tools.changed()
             return
-        attempting = {adapter.attempting for adapter in self._adapters.values() if adapter.attempting}
-        if trash := take_away(self._tools.adapters_dir, self._tools.routes.in_use() | attempting):
+        if not up.is_set():
+            log.info("the model server answers")
+            up.set()
+            self._tools.changed()
+        await self._tidy_disk()
+
+    async def _tidy_server(self) -> None:
+        """Bring together what the server has and what is in use."""
+        server = self._tools.server
+        async with server.lock:
+            names = await server.models()
+            for adapter in self._adapters.values():
+                if adapter.serving is not None and adapter.serving.name not in names:
+                    log.warning("the model server lost %s", adapter.serving.name)
+                    adapter.lost()
+                    self._warm = False
+            for name in names - self._tools.routes.in_use():
+                await server.unload(name)
+                log.info("unloaded %s", name)
+
+    async def _tidy_disk(self) -> None:
+        needed = set().union(*(adapter.names() for adapter in self._adapters.values()))
+        if trash := take_away(self._tools.adapters_dir, self._tools.routes.in_use() | needed):
             await asyncio.to_thread(shutil.rmtree, trash)
 
 
@@ -122,7 +120,7 @@ def take_away(root: Path, keep: set[str]) -> Path | None:
     unused = [folder for folder in root.iterdir() if folder.name.removeprefix(PARTIAL) not in keep]
     if not unused:
         return None
-    trash = Path(tempfile.mkdtemp(prefix="trash-", dir=root))
+    trash = Path(tempfile.mkdtemp(prefix="trash.", dir=root))
     for folder in unused:
         folder.rename(trash / folder.name)
     return trash

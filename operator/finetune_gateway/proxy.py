@@ -33,6 +33,8 @@ HOP_BY_HOP = {
 NOT_SENT = HOP_BY_HOP | {
     "host",
     "content-length",
+    "content-encoding",  # the body was decoded on the way in
+    "expect",  # and answered
     "accept-encoding",
     "authorization",  # meant for whoever stands before the gateway
     "cookie",

@@ -17,7 +17,7 @@ def parse_request(body: bytes) -> dict[str, Any]:
     """The request as an object whose ``model`` is a string. Raises NotARequest."""
     try:
         request = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NotARequest(f"the body is not JSON: {error}") from error
     if not isinstance(request, dict):
         raise NotARequest("the body is not a JSON object")

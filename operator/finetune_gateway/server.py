@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from http import HTTPStatus
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +22,10 @@ class ServerRefused(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+class AdapterRefused(Exception):
+    """The model server cannot serve this adapter; the message is its own."""
 
 
 class ModelServer:
@@ -45,8 +50,13 @@ class ModelServer:
         await self._call("POST", "/v1/completions", COMPLETE_SECONDS, request)
 
     async def load(self, name: str, path: Path) -> None:
-        """Load an adapter. Raises ServerRefused with the server's own words."""
-        await self._call("POST", "/v1/load_lora_adapter", LOAD_SECONDS, {"lora_name": name, "lora_path": str(path)})
+        """Load an adapter. Raises AdapterRefused where it is the adapter's fault."""
+        try:
+            await self._call("POST", "/v1/load_lora_adapter", LOAD_SECONDS, {"lora_name": name, "lora_path": str(path)})
+        except ServerRefused as refused:
+            if refused.status == HTTPStatus.BAD_REQUEST:
+                raise AdapterRefused(str(refused)) from refused
+            raise
 
     async def unload(self, name: str) -> None:
         """Unload an adapter."""

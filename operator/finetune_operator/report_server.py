@@ -14,7 +14,15 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
-from finetune_api.pods import MAX_REPORT_BYTES, POOL_REPORT_PATH, REPORT_AUDIENCE, REPORT_PATH, PoolReport, Report
+from finetune_api.pods import (
+    MAX_POOL_REPORT_BYTES,
+    MAX_REPORT_BYTES,
+    POOL_REPORT_PATH,
+    REPORT_AUDIENCE,
+    REPORT_PATH,
+    PoolReport,
+    Report,
+)
 from finetune_operator import metrics
 from finetune_operator.act import utc_now
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, POOL_LABEL, Manifest, labels_of
@@ -62,7 +70,7 @@ class ReportServer:
 
     def application(self) -> web.Application:
         """The aiohttp application."""
-        app = web.Application(client_max_size=MAX_REPORT_BYTES, middlewares=[counted])
+        app = web.Application(client_max_size=MAX_POOL_REPORT_BYTES, middlewares=[counted])
         app.router.add_post(REPORT_PATH, self.job_report)
         app.router.add_post(POOL_REPORT_PATH, self.pool_report)
         return app
@@ -75,6 +83,8 @@ class ReportServer:
         labels = labels_of(pod)
         if job is None or (labels.get(JOB_LABEL), labels.get(JOB_UID_LABEL)) != (name, job["metadata"]["uid"]):
             raise web.HTTPForbidden(text=f"this pod does not belong to FineTuneJob {namespace}/{name}")
+        if (request.content_length or MAX_POOL_REPORT_BYTES) > MAX_REPORT_BYTES:
+            raise web.HTTPRequestEntityTooLarge(MAX_REPORT_BYTES, request.content_length or 0)
         report = await _body(request, Report)
         self._sources.reports.jobs[job["metadata"]["uid"]] = Received(utc_now(), report)
         self._wake(Key("FineTuneJob", namespace, name))

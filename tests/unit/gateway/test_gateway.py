@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import aiohttp
@@ -116,6 +117,32 @@ class TestServerRestart:
         assert (status, body["error"]["code"]) == (503, "model_unavailable"), "known, so not a 404"
         await running.until("back", lambda: answers(running, "support"))
         assert await answered_by(running, "support") == "support-aaaaaaaaaaaa"
+
+    async def test_adapters_come_back_from_disk(self, running: Stage) -> None:
+        running.wish(running.adapter("support", "a"))
+        await running.until_loaded(support="a")
+        shutil.rmtree(running.folder / "stored")
+        await running.server.restart()
+        await running.until("back", lambda: answers(running, "support"))
+
+    async def test_the_earlier_adapter_comes_back_when_the_newest_cannot_be_served(self, running: Stage) -> None:
+        running.wish(running.adapter("support", "a"))
+        await running.until_loaded(support="a")
+        running.wish(running.adapter("support", "b", r=128))
+        await running.until_failed("support")
+        await running.server.restart()
+        running.operator.reports.clear()
+        await running.until("back", lambda: answers(running, "support"))
+        assert await answered_by(running, "support") == "support-aaaaaaaaaaaa"
+        await running.until_failed("support")
+        said = running.operator.reports[-1].adapters[0]
+        assert (said.desired_digest, said.digest, said.reason) == (digest("b"), digest("a"), "RankTooHigh")
+
+    async def test_a_busy_server_is_no_reason_to_refuse_an_adapter(self, running: Stage) -> None:
+        running.server.busy = 2
+        running.wish(running.adapter("support", "a"))
+        await running.until_loaded(support="a")
+        assert not running.server.busy
 
     async def test_the_pod_is_not_ready_while_the_server_is_away(self, running: Stage) -> None:
         running.wish(running.adapter("support", "a"))

@@ -50,6 +50,7 @@ def test_a_whole_event_is_passed_on_at_once() -> None:
     [
         pytest.param(b"{", "not JSON", id="broken"),
         pytest.param(b"\xff", "not JSON", id="not text"),
+        pytest.param(b"[" * 100_000, "not JSON", id="too deep"),
         pytest.param(b"[]", "not a JSON object", id="a list"),
         pytest.param(b"{}", "no `model`", id="no model"),
         pytest.param(b'{"model": 3}', "no `model`", id="a number"),
