@@ -106,14 +106,7 @@ def _publish(
 ) -> Outcome:
     """Write data/ and, last, resolved.json."""
     method = method_of(config.spec)
-    splits = [
-        PreparedSplit(
-            file=f"{DATA}/{path.name}",
-            sha256=sha256_of(path),
-            statistics=checked.lengths[split].statistics(split, plan.training, method),
-        )
-        for split, path in checked.data.files.items()
-    ]
+    splits = _splits(checked, plan, method)
     data_digest = commit_folder(store, places.work_dir / DATA, DATA, Manifest(kind="Data", files=[]))
     resolved = document(
         Resolved(
@@ -145,3 +138,14 @@ def _publish(
         ),
         plan=PlanStatus(choices=choices.made, steps=plan.training.steps),
     )
+
+
+def _splits(checked: Checked, plan: Plan, method: str) -> list[PreparedSplit]:
+    return [
+        PreparedSplit(
+            file=f"{DATA}/{path.name}",
+            sha256=sha256_of(path),
+            statistics=checked.lengths[split].statistics(split, plan.training, method),
+        )
+        for split, path in checked.data.files.items()
+    ]
