@@ -19,6 +19,10 @@ STAGE_LABEL = "finetune.dev/stage"
 ATTEMPT_LABEL = "finetune.dev/attempt"
 POOL_LABEL = "finetune.dev/pool"
 INDEXED = (JOB_UID_LABEL, POOL_LABEL)
+UPSTREAM = "baseModel.jobRef"
+DEPLOYS = "deploy"
+REFERENCES = {"FineTuneJob": (UPSTREAM, DEPLOYS)}
+"""Fields that name another object (their member ``name``), so that an event about it finds who refers to it."""
 
 
 class Kind(NamedTuple):
@@ -41,7 +45,7 @@ WATCHED = {
 }
 CHILD_SELECTOR = f"{MANAGED_BY}={OPERATOR}"
 
-Place = tuple[str, str]  # namespace, name
+Index = tuple[str, str, str, str]  # kind, namespace, label or reference, value
 
 
 def labels_of(manifest: Manifest) -> dict[str, str]:
@@ -53,64 +57,80 @@ class Cache:
     """Objects by kind, namespace and name. Callers must not change what they are given."""
 
     def __init__(self) -> None:
-        self._objects: dict[str, dict[Place, Manifest]] = {kind: {} for kind in WATCHED}
-        self._places: dict[tuple[str, str, str, str], set[Place]] = defaultdict(set)
+        self._objects: dict[str, dict[str, dict[str, Manifest]]] = {kind: {} for kind in WATCHED}
+        self._indexes: dict[Index, set[str]] = defaultdict(set)
 
     def get(self, kind: str, namespace: str, name: str) -> Manifest | None:
         """The object, or None."""
-        return self._objects[kind].get((namespace, name))
+        return self._objects[kind].get(namespace, {}).get(name)
 
     def all(self, kind: str, namespace: str | None = None) -> list[Manifest]:
         """All objects of a kind, sorted by name; of one namespace, if given."""
-        found = self._objects[kind].items()
-        return [body for place, body in sorted(found, key=lambda item: item[0]) if namespace in (None, place[0])]
+        namespaces = sorted(self._objects[kind]) if namespace is None else [namespace]
+        return [body for each in namespaces for _, body in sorted(self._objects[kind].get(each, {}).items())]
 
     def labelled(self, kind: str, namespace: str, label: str, value: str) -> list[Manifest]:
         """Objects of a namespace that carry an indexed label (job-uid, pool), sorted by name."""
-        places = sorted(self._places.get((kind, namespace, label, value), ()))
-        return [self._objects[kind][place] for place in places]
+        return [
+            self._objects[kind][namespace][name]
+            for name in sorted(self._indexes.get((kind, namespace, label, value), ()))
+        ]
+
+    def referring(self, kind: str, namespace: str, reference: str, name: str) -> list[Manifest]:
+        """Objects of a namespace whose reference (UPSTREAM, DEPLOYS) names another, sorted by name."""
+        return self.labelled(kind, namespace, reference, name)
 
     def kinds(self) -> Iterator[tuple[str, Manifest]]:
         """Every object with its kind."""
-        for kind, objects in self._objects.items():
-            for body in list(objects.values()):
+        for kind in WATCHED:
+            for body in self.all(kind):
                 yield kind, body
 
     def store(self, kind: str, body: Manifest) -> bool:
         """Remember an object; an older state than the known one is ignored. Returns whether anything changed."""
         meta = body["metadata"]
-        place = (meta["namespace"], meta["name"])
-        known = self._objects[kind].get(place)
+        known = self.get(kind, meta["namespace"], meta["name"])
         if known is not None:
             if _version(body) <= _version(known) and known["metadata"].get("uid") == meta.get("uid"):
                 return False
-            self._unindex(kind, place, known)
-        self._objects[kind][place] = {**body, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
-        for index in self._indexes(kind, body):
-            self._places[index].add(place)
+            self._forget(kind, known)
+        slim = {**body, "metadata": {k: v for k, v in meta.items() if k != "managedFields"}}
+        self._objects[kind].setdefault(meta["namespace"], {})[meta["name"]] = slim
+        for index in _indexes(kind, body):
+            self._indexes[index].add(meta["name"])
         return True
 
     def remove(self, kind: str, body: Manifest) -> bool:
         """Forget an object, unless another incarnation took its name. Returns whether anything changed."""
         meta = body["metadata"]
-        place = (meta["namespace"], meta["name"])
-        known = self._objects[kind].get(place)
+        known = self.get(kind, meta["namespace"], meta["name"])
         if known is None or known["metadata"].get("uid") != meta.get("uid"):
             return False
-        self._unindex(kind, place, known)
-        del self._objects[kind][place]
+        self._forget(kind, known)
         return True
 
-    def _unindex(self, kind: str, place: Place, body: Manifest) -> None:
-        for index in self._indexes(kind, body):
-            self._places[index].discard(place)
-            if not self._places[index]:
-                del self._places[index]
+    def _forget(self, kind: str, body: Manifest) -> None:
+        namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+        for index in _indexes(kind, body):
+            self._indexes[index].discard(name)
+            if not self._indexes[index]:
+                del self._indexes[index]
+        del self._objects[kind][namespace][name]
+        if not self._objects[kind][namespace]:
+            del self._objects[kind][namespace]
 
-    def _indexes(self, kind: str, body: Manifest) -> list[tuple[str, str, str, str]]:
-        labels = labels_of(body)
-        namespace = body["metadata"]["namespace"]
-        return [(kind, namespace, label, labels[label]) for label in INDEXED if label in labels]
+
+def _indexes(kind: str, body: Manifest) -> list[Index]:
+    namespace = body["metadata"]["namespace"]
+    labels = labels_of(body)
+    found = [(kind, namespace, label, labels[label]) for label in INDEXED if label in labels]
+    for reference in REFERENCES.get(kind, ()):
+        named: Any = body["spec"]
+        for member in reference.split("."):
+            named = named.get(member) or {}
+        if "name" in named:
+            found.append((kind, namespace, reference, named["name"]))
+    return found
 
 
 def _version(body: Manifest) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from finetune_api.pods import Report
-from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Cache, Manifest, labels_of
+from finetune_operator.cache import DEPLOYS, JOB_LABEL, JOB_UID_LABEL, UPSTREAM, Cache, Manifest, labels_of
 from finetune_operator.manifests.training import config_name
 from finetune_operator.plan import Key, Ref, Sources
 from finetune_operator.reports import Received
@@ -59,15 +59,15 @@ def observe(sources: Sources, key: Key) -> Observation | None:
 
 def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
     """A job wakes itself and those that wait for it; a child wakes its job; a deployment the jobs that name it."""
-    meta = body["metadata"]
-    namespace, name = meta["namespace"], meta["name"]
+    namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+    concerned: list[Manifest] = []
     if kind == KIND:
-        yield Key(KIND, namespace, name)
-        yield from _those(sources.cache, namespace, lambda job: upstream_name(job) == name)
+        concerned = [body, *sources.cache.referring(KIND, namespace, UPSTREAM, name)]
     elif kind == "AdapterDeployment":
-        yield from _those(sources.cache, namespace, lambda job: (job["spec"].get("deploy") or {}).get("name") == name)
+        concerned = sources.cache.referring(KIND, namespace, DEPLOYS, name)
     elif JOB_LABEL in labels_of(body):
         yield Key(KIND, namespace, labels_of(body)[JOB_LABEL])
+    yield from (Key(KIND, namespace, each["metadata"]["name"]) for each in concerned)
 
 
 def upstream_name(body: Manifest) -> str | None:
@@ -79,9 +79,3 @@ def upstream_name(body: Manifest) -> str | None:
 
 def _named(cache: Cache, kind: str, namespace: str, name: str | None) -> Manifest | None:
     return cache.get(kind, namespace, name) if name else None
-
-
-def _those(cache: Cache, namespace: str, wanted: Any) -> Iterator[Key]:
-    for job in cache.all(KIND, namespace):
-        if wanted(job):
-            yield Key(KIND, namespace, job["metadata"]["name"])
