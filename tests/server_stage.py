@@ -50,9 +50,9 @@ class Models:
     def _fresh(self) -> dict[str, Any]:
         return {name: self.fresh(name) for name in ("base", *ADAPTERS)}
 
-    def fresh(self, name: str) -> Any:
+    def fresh(self, name: str, dtype: torch.dtype = torch.float32) -> Any:
         """The base, or the base with this adapter alone."""
-        base = AutoModelForCausalLM.from_pretrained(self.base).eval()
+        base = AutoModelForCausalLM.from_pretrained(self.base, dtype=dtype).eval()
         return base if name == "base" else PeftModel.from_pretrained(base, self.adapters / name).eval()
 
     @torch.inference_mode()

@@ -10,7 +10,9 @@ import torch
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
-from server_stage import Models, edit_config, load, make_models, running_server, unload, write_adapter
+from finetune_server.adapters import AdapterRefused, read_adapter
+from finetune_server.model import load_model
+from server_stage import ADAPTERS, Models, edit_config, load, make_models, running_server, unload, write_adapter
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +56,9 @@ def spoil(folder: Path, suffix: str, **changes: Any) -> None:
         pytest.param({}, {"bias": "all"}, None, 'has bias="all", which this server does not serve', id="bias"),
         pytest.param({"modules_to_save": ["lm_head"]}, {}, None, "modules_to_save", id="modules_to_save"),
         pytest.param({}, {"from_the_future": 1}, None, "from_the_future=1", id="unknown setting"),
+        pytest.param(
+            {}, {"target_modules": "no.*thing"}, None, "does not fit the base model", id="a pattern of nothing"
+        ),
         pytest.param({}, {"r": 5}, None, "does not fit the base model", id="another rank than its weights"),
         pytest.param(
             {}, {"target_modules": ["q_proj", "k_proj"]}, None, "missing", id="weights of a module are missing"
@@ -117,3 +122,28 @@ def test_no_more_adapters_than_allowed(models: Models, client: OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="2 adapters are loaded, as many as --max-adapters allows"):
         load(client, "third", "blue")
     unload(client, "second")
+
+
+def test_a_first_adapter_that_does_not_fit_leaves_the_model_as_it_was(models: Models) -> None:
+    model = load_model(models.base, dtype="auto", max_model_len=None, threads=1)
+    folder = write_adapter(models.base, models.adapters / "pattern", 7, r=4, target_modules=["q_proj"])
+    edit_config(folder, target_modules="no.*thing")
+    with pytest.raises(AdapterRefused, match="does not fit the base model"):
+        model.add_adapter("a", read_adapter(folder, model.modules, 16))
+    model.add_adapter("b", read_adapter(models.adapters / "red", model.modules, 16))
+    model.activate("b")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(model.model(ids).logits, models.fresh("red")(ids).logits)
+    model.remove_adapter("b")
+    assert torch.equal(model.model(ids).logits, models.fresh("base")(ids).logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_adapters_compute_as_peft_does_to_the_bit(models: Models, dtype: str) -> None:
+    model = load_model(models.base, dtype=dtype, max_model_len=None, threads=1)
+    for name in ADAPTERS:
+        model.add_adapter(name, read_adapter(models.adapters / name, model.modules, 16))
+    ids = torch.tensor([[1, 2, 3]])
+    for name in ("base", *ADAPTERS, "base"):
+        model.activate(None if name == "base" else name)
+        assert torch.equal(model.model(ids).logits, models.fresh(name, getattr(torch, dtype))(ids).logits)

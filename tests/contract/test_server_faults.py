@@ -3,19 +3,16 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable
-from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
-import torch
 from aiohttp import web
 from openai import AsyncOpenAI
 
 from finetune_server.api import Api
-from finetune_server.batch import Batch
 from finetune_server.engine import Engine
-from finetune_server.generation import Decoder, Generation, SamplingParams
+from finetune_server.generation import Generation, SamplingParams
 from finetune_server.model import LoadedModel, load_model
 from finetune_server.prompts import Prompts
 from finetune_server.registry import AdapterLimits, Registry, Served
@@ -34,9 +31,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 class Stage:
     """A server that answers, and its insides."""
 
-    def __init__(self, engine: Engine, model: LoadedModel, client: AsyncOpenAI) -> None:
+    def __init__(self, engine: Engine, model: LoadedModel, prompts: Prompts, client: AsyncOpenAI) -> None:
         self.engine = engine
         self.model = model
+        self.prompts = prompts
         self.client = client
 
     async def ask(self, name: str, prompt: str = "red", **asked: Any) -> str:
@@ -74,13 +72,14 @@ async def stage(models: Models) -> AsyncIterator[Stage]:
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     model = await engine.start()
     registry = Registry(Served("base", None, str(models.base)), model, engine, AdapterLimits(models.adapters, 16, 8))
-    api.open(registry, Prompts(model.decoder.tokenizer, model.vocabulary, model.max_model_len), model.decoder)
+    prompts = Prompts(model.decoder.tokenizer, model.vocabulary, model.max_model_len)
+    api.open(registry, prompts, model.decoder)
     for name in ADAPTERS:
         await registry.load(name, name)
     async with AsyncOpenAI(
         base_url="http://{}:{}/v1".format(*runner.addresses[0]), api_key="none", max_retries=0
     ) as client:
-        yield Stage(engine, model, client)
+        yield Stage(engine, model, prompts, client)
     await engine.drain(WAIT_SECONDS)
     await runner.cleanup()
 
@@ -215,6 +214,33 @@ async def test_an_unloaded_adapter_leaves_when_its_last_request_has_ended(models
     assert not await loaded()
 
 
+async def test_an_adapter_that_goes_while_its_prompt_is_read_is_404(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, go = threading.Event(), threading.Event()
+    encode = stage.prompts._encode
+
+    def slowly(text: str) -> list[int]:
+        reading.set()
+        assert go.wait(WAIT_SECONDS)
+        return encode(text)
+
+    monkeypatch.setattr(stage.prompts, "_encode", slowly)
+    asking = asyncio.create_task(stage.ask("red"))
+    await asyncio.to_thread(reading.wait)
+    await stage.client.post("/unload_lora_adapter", body={"lora_name": "red"}, cast_to=str)
+    go.set()
+    with pytest.raises(openai.NotFoundError, match="`red` does not exist"):
+        await asking
+
+
+async def test_an_adapter_that_is_not_there_is_never_answered_by_the_base(stage: Stage) -> None:
+    failed: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    params = SamplingParams(MAX_TOKENS, temperature=0)
+    stage.engine.submit([Generation("gone", [1, 2], params, stage.model.decoder, failed.set_result)])
+    assert "KeyError('gone')" in str(await asyncio.wait_for(failed, WAIT_SECONDS))
+
+
 async def test_what_does_not_end_in_time_is_503_at_shutdown(stage: Stage) -> None:
     go = threading.Event()
     await stage.before_each_step(lambda: go.wait(WAIT_SECONDS))
@@ -230,43 +256,3 @@ async def test_what_does_not_end_in_time_is_503_at_shutdown(stage: Stage) -> Non
     assert early.value.status_code == 503
     await draining
     go.set()
-
-
-@pytest.mark.parametrize("kind", ["mistral", "gemma3_text", "gpt2"])
-def test_padding_changes_no_answer_of_other_architectures(kind: str) -> None:
-    """Sliding windows, alternating ones, learned positions: rows of a batch against each row alone."""
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    sizes: dict[str, Any] = {"vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    windows = {"sliding_window": 6, "initializer_range": 0.2, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
-    gpt2 = {"vocab_size": 300, "n_embd": 32, "n_layer": 3, "n_head": 4, "initializer_range": 0.2}
-    config = AutoConfig.for_model(kind, **(gpt2 if kind == "gpt2" else {**sizes, **heads, **windows}))
-    model = AutoModelForCausalLM.from_config(config).eval()
-    prompts = [list(range(5, 5 + size)) for size in (1, 3, 9, 17, 7)]
-    lengths = [12, 4, 8, 6, 9]
-    assert batched(model, prompts, lengths) == [alone(model, *asked) for asked in zip(prompts, lengths, strict=True)]
-
-
-def alone(model: Any, prompt: list[int], length: int) -> list[int]:
-    """Without a cache and without padding."""
-    ids = torch.tensor([prompt])
-    for _ in range(length):
-        ids = torch.cat([ids, model(ids, use_cache=False).logits[:, -1:].argmax(-1)], dim=1)
-    return ids[0, len(prompt) :].tolist()
-
-
-def batched(model: Any, prompts: list[list[int]], lengths: list[int]) -> list[list[int]]:
-    """Together; the last one comes later, and each leaves when it is done."""
-    decoder = Decoder(SimpleNamespace(decode=lambda tokens, **_: ""), frozenset())
-    rows = [
-        Generation(None, prompt, SamplingParams(length, temperature=0), decoder, lambda _: None)
-        for prompt, length in zip(prompts, lengths, strict=True)
-    ]
-    batch, joining = Batch(rows[:-1]), Batch(rows[-1:])
-    emissions = [*batch.step(model), *batch.step(model), *joining.step(model)]
-    batch.join(joining)
-    while batch.rows:
-        emissions += batch.step(model)
-    return [[token.id for made, piece in emissions if made is row for token in piece.tokens] for row in rows]

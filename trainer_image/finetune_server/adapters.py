@@ -29,7 +29,7 @@ HARMLESS_INIT = (True, False, "gaussian", "orthogonal", "eva")
 
 TENSOR = re.compile(
     r"base_model\.model\.(?P<module>.+)\."
-    r"(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?P<of>\.weight|\.bias|)"
+    r"(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(\.weight|\.bias)?"
 )
 
 
@@ -131,7 +131,7 @@ def check_tensor(name: str, tensor: torch.Tensor, modules: Mapping[str, tuple[in
     if match is None or sizes is None:
         raise AdapterRefused(f"tensor {name} belongs to no LoRA module of the base model")
     is_input = match["part"].endswith("A")
-    dimension = 1 if is_input or (match["part"] == "lora_embedding_A") else 0
+    dimension = 1 if is_input else 0
     expected, found = sizes[0 if is_input else 1], tensor.shape[dimension] if tensor.dim() > dimension else None
     if found != expected:
         side = "input" if is_input else "output"

@@ -29,7 +29,7 @@ from finetune_server.protocol import (
     parse,
     unavailable,
 )
-from finetune_server.registry import Registry, Served
+from finetune_server.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,6 @@ class Work:
     """A request that passed all checks."""
 
     body: Sampled
-    served: Served
     prompts: list[list[int]]
     params: SamplingParams
     style: CompletionFormat | ChatFormat
@@ -122,24 +121,24 @@ class Api:
     async def completions(self, request: web.Request) -> web.StreamResponse:
         """Go on with texts."""
         body = parse(CompletionRequest, await request.read())
-        served = self.registry.get(body.model)
+        self.registry.get(body.model)
         if body.max_tokens == 0 and not body.echo:
             raise ApiError(400, "`max_tokens` 0 asks for nothing without `echo`.", param="max_tokens")
         prompts = await self._prompts.of_completion(body)
         params = sampling(body, body.max_tokens, body.logprobs, echo=body.echo)
         style = CompletionFormat(body.model, self._decoder, body.logprobs is not None)
-        return await self._answer(request, Work(body, served, prompts, params, style))
+        return await self._answer(request, Work(body, prompts, params, style))
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         """Answer a conversation."""
         body = parse(ChatCompletionRequest, await request.read())
-        served = self.registry.get(body.model)
+        self.registry.get(body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise ApiError(400, "`top_logprobs` needs `logprobs` to be true.", param="top_logprobs")
         prompt, max_tokens = await self._prompts.of_chat(body)
         params = sampling(body, max_tokens, (body.top_logprobs or 0) if body.logprobs else None)
         style = ChatFormat(body.model, self._decoder, body.logprobs, body.top_logprobs or 0)
-        return await self._answer(request, Work(body, served, [prompt], params, style))
+        return await self._answer(request, Work(body, [prompt], params, style))
 
     async def _answer(self, request: web.Request, work: Work) -> web.StreamResponse:
         usage = Usage(prompt_tokens=sum(map(len, work.prompts)))
@@ -159,9 +158,11 @@ class Api:
         def put(index: int, piece: Piece | ApiError) -> None:
             events.put_nowait((index, piece))
 
+        # Looked up again: while the prompt was read the adapter may have gone. From here to submit nothing else runs.
+        key = self.registry.get(work.body.model).key
         generations = [
             Generation(
-                work.served.key,
+                key,
                 work.prompts[index // work.body.n],
                 replace(work.params, seed=seed_of(work.body, index % work.body.n)),
                 self._decoder,

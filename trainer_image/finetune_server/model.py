@@ -5,6 +5,7 @@ each call, and hooks that survive an exception make the next request answer with
 """
 
 import logging
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,14 +48,15 @@ class LoadedModel:
     def add_adapter(self, key: str, adapter: Adapter) -> None:
         """Put a checked adapter in. Raises AdapterRefused and leaves nothing behind where it does not fit."""
         try:
-            peft.inject_adapter_in_model(adapter.config, self.model, key, low_cpu_mem_usage=True)
-            result = peft.set_peft_model_state_dict(self.model, adapter.tensors, key, low_cpu_mem_usage=True)
+            peft.inject_adapter_in_model(adapter.config, self.model, key)
+            # Before the weights are copied in: PEFT makes room for them in the base's dtype, which would round them.
+            peft.cast_adapter_dtype(self.model, key)
+            result = peft.set_peft_model_state_dict(self.model, adapter.tensors, key)
             missing = [name for name in result.missing_keys if f".{key}." in f"{name}."]
             if missing or result.unexpected_keys:
                 raise AdapterRefused(
                     f"configuration and weights disagree: missing {missing[:3]}, unexpected {result.unexpected_keys[:3]}"
                 )
-            peft.cast_adapter_dtype(self.model, key)
         except Exception as error:
             self.remove_adapter(key)
             if isinstance(error, AdapterRefused):
@@ -64,14 +66,17 @@ class LoadedModel:
 
     def remove_adapter(self, key: str) -> None:
         """Free an adapter's memory."""
+        self.activate(None)
         peft.delete_adapter(self.model, key, prefix="lora_")
         self.model.peft_config.pop(key, None)
         self._refresh()
 
     def activate(self, key: str | None) -> None:
-        """Make the next forward that of an adapter, or of the base."""
+        """Make the next forward that of an adapter, or of the base. Raises KeyError where there is no such adapter."""
         if key == self._active:
             return
+        if key is not None and key not in self.model.peft_config:
+            raise KeyError(key)  # layers would answer as the base does
         for layer in self._layers:
             # PEFT's set_adapter also visits every other adapter of every layer, at each switch.
             layer._active_adapter = [key] if key else []
@@ -99,6 +104,7 @@ class LoadedModel:
 def load_model(folder: Path, *, dtype: str, max_model_len: int | None, threads: int | None) -> LoadedModel:
     """Load a base model from a local folder; the thread that calls it sets its own number of compute threads."""
     transformers.disable_progress_bar()
+    warnings.filterwarnings("ignore", "Already found a `peft_config`", UserWarning)  # many adapters are the purpose
     if threads:
         torch.set_num_threads(threads)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -118,6 +124,7 @@ def load_model(folder: Path, *, dtype: str, max_model_len: int | None, threads: 
     ends = model.generation_config.eos_token_id
     ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
     decoder = Decoder(tokenizer, frozenset(ends))
+    model.peft_config = {}  # PEFT adds each adapter's settings
     loaded = LoadedModel(model.eval().requires_grad_(False), decoder, length, module_sizes(model))
     loaded._refresh()
     log.info("loaded %s: %s, %s, context %d", folder, type(model).__name__, model.dtype, length)
