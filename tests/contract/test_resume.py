@@ -79,7 +79,13 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
     ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-    bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any], number: int, code: int
+    bucket: str,
+    secret: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    case: dict[str, Any],
+    number: int,
+    code: int,
 ) -> None:
     whole = prepare_job(bucket, secret.parent, name="whole", **case)
     broken = prepare_job(bucket, secret.parent, name="broken", **case)
@@ -91,7 +97,11 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         summary = Summary.model_validate_json((tmp_path / "first" / "end").read_bytes())
         assert summary.error is not None
         assert summary.error.code == Reason.INTERRUPTED
+    capsys.readouterr()
     found = train_here(broken, secret.parent, tmp_path / "second")
+    said = capsys.readouterr().out
+    assert f"resuming from the checkpoint of step {stopped_at} of {STEPS}" in said
+    assert f"step {stopped_at}/" not in said, "what is stored is not done again"
     assert weights(broken, secret.parent) == weights(whole, secret.parent)
     assert (found.trained_tokens, found.steps, found.loss) == (expected.trained_tokens, STEPS, expected.loss)
     assert logged(broken, secret.parent) == logged(whole, secret.parent)

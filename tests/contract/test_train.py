@@ -321,7 +321,7 @@ def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) ->
     store = job_store(config, secret.parent)
     store.delete(["manifest.json", "checkpoints/base-scores.json"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "BATCH_TOKENS", 1)
+        patch.setattr(evaluate, "BATCH_TOKENS", {"cpu": 1})
         train_here(config, secret.parent, tmp_path / "again")
     alone = published_scores(config, secret)
     assert_same(alone.tuned, together.tuned)

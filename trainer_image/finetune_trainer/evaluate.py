@@ -20,9 +20,9 @@ from finetune_trainer.inputs import Row
 from finetune_trainer.machine import Numerics
 from finetune_trainer.scores import RowScore
 
-LOGIT_BYTES = 512 * 2**20
-"""Memory for the float32 logits of a batch."""
-BATCH_TOKENS = 16_384
+LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
+"""Memory for the float32 logits of a batch; computing the loss takes about three times that."""
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,8 @@ def _pieces(example: Example, exam: Exam) -> list[Example]:
 def _likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     """Of each example the negative log-likelihood of its labels, and their number."""
     found: dict[int, tuple[float, int]] = {}
-    budget = min(BATCH_TOKENS, LOGIT_BYTES // (4 * model.config.get_text_config().vocab_size))
+    device = model.device.type
+    budget = min(BATCH_TOKENS[device], LOGIT_BYTES[device] // (4 * model.config.get_text_config().vocab_size))
     for places in _batches([len(example.input_ids) for example in examples], budget):
         ids, mask = _padded([examples[place].input_ids for place in places], 0, model.device, left=False)
         labels, _ = _padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
@@ -109,7 +110,8 @@ def _exact_matches(model: Any, exam: Exam) -> list[bool]:
     room = max(1, exam.max_length - exam.max_new_tokens)
     prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
     answers: dict[int, str] = {}
-    for places in _batches([len(prompt) + exam.max_new_tokens for prompt in prompts], BATCH_TOKENS):
+    lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
+    for places in _batches(lengths, BATCH_TOKENS[model.device.type]):
         generated = _generate(model, exam, [prompts[place] for place in places])
         answers |= dict(zip(places, generated, strict=True))
     references = (exam.encoder.reference(row.fields) for row in exam.rows)
