@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from demo.kubectl import GROUP, Kubectl
+from helm_release import Release, copied_chart
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,4 +54,22 @@ def namespace(cluster: Kubectl) -> Iterator[Kubectl]:
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield cluster.within(name)
+    cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def release(namespace: Kubectl, tmp_path: Path) -> Iterator[Release]:
+    """A copy of the chart, ready to be installed; afterwards nothing of it is left."""
+    found = copied_chart(namespace, tmp_path)
+    yield found
+    found.helm("uninstall", found.name, "--ignore-not-found")
+    namespace("delete", "--ignore-not-found", "--wait=false", *found.crds)
+
+
+@pytest.fixture
+def other(cluster: Kubectl) -> Iterator[str]:
+    """A second namespace."""
+    name = new_name("api")
+    cluster("create", "namespace", name)
+    yield name
     cluster("delete", "namespace", name, "--wait=false")

@@ -3,118 +3,13 @@
 A copy of the chart with an API group and role names of its own is used, so that an installed release stays untouched.
 """
 
-import base64
-import json
-import os
-import shutil
-import subprocess
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-
-import boto3
 import pytest
 
-from demo.kubectl import CommandFailed, Kubectl, Object, find_tool, wait_until
+from demo.kubectl import GROUP, Object, wait_until
+from helm_release import Release
+from manifests import job
 
 pytestmark = pytest.mark.apiserver
-
-CHART = Path(__file__).parents[2] / "charts" / "finetune-operator"
-GROUP = "finetune.dev"
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release of the copied chart in a namespace of its own; its name makes everything it creates unique."""
-
-    kubectl: Kubectl
-    chart: Path
-    name: str
-
-    @property
-    def group(self) -> str:
-        """API group of the copy."""
-        return f"{self.name}.{GROUP}"
-
-    @property
-    def crds(self) -> list[str]:
-        """Names of its definitions."""
-        return [f"crd/{kind}s.{self.group}" for kind in ("adapterdeployment", "finetunejob")]
-
-    def helm(self, *args: str, values: Object | None = None) -> str:
-        """Run helm in the release's namespace. Raises CommandFailed with its complaint."""
-        command = [find_tool("helm"), "-n", self.kubectl.namespace, *args]
-        text = json.dumps(values) if values is not None else None
-        done = subprocess.run(command, input=text, env=self.kubectl.env, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise CommandFailed(done.stderr.strip())
-        return done.stdout
-
-    def apply(self, values: Object | None = None) -> str:
-        """Install, or upgrade to these values; the notes."""
-        least = ["-f", str(self.chart / "ci" / "default-values.yaml"), "-f", "-"]
-        return self.helm("upgrade", "--install", self.name, str(self.chart), *least, values=values or {})
-
-    def exists(self, name: str) -> bool:
-        """Whether an object of the release's namespace, or of the cluster, is there."""
-        return self.kubectl("get", name, "--ignore-not-found", "-o", "name") != ""
-
-    def may(self, verb: str, resource: str, namespace: str, user: str | None = None) -> bool:
-        """Whether the operator's account, or another user, may do this."""
-        account = user or f"system:serviceaccount:{self.kubectl.namespace}:{self.name}-finetune-operator"
-        kubectl = self.kubectl.within(namespace)
-        kind, _, subresource = resource.replace("GROUP", self.group).partition("/")
-        done = subprocess.run(
-            kubectl.command("auth", "can-i", verb, kind, f"--subresource={subresource}", "--as", account),
-            env=kubectl.env,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.stdout.strip() in {"yes", "no"}, done.stderr
-        return done.stdout.strip() == "yes"
-
-    def edit(self, path: str, old: str, new: str) -> None:
-        """Change the chart, as its next version would."""
-        file = self.chart / path
-        text = file.read_text()
-        assert old in text
-        file.write_text(text.replace(old, new))
-
-
-@pytest.fixture
-def release(namespace: Kubectl, tmp_path: Path) -> Iterator[Release]:
-    """A chart ready to be installed; afterwards nothing of it is left."""
-    chart = shutil.copytree(CHART, tmp_path / "finetune-operator")
-    found = Release(namespace, chart, f"t-{uuid.uuid4().hex[:8]}")
-    for path in chart.rglob("*.yaml"):
-        text = path.read_text().replace(GROUP, found.group)
-        path.write_text(
-            text.replace("finetune-view", f"{found.name}-view").replace("finetune-edit", f"{found.name}-edit")
-        )
-    yield found
-    found.helm("uninstall", found.name, "--ignore-not-found")
-    namespace("delete", "--ignore-not-found", "--wait=false", *found.crds)
-
-
-@pytest.fixture
-def other(cluster: Kubectl) -> Iterator[str]:
-    """A second namespace."""
-    name = f"api-{uuid.uuid4().hex[:8]}"
-    cluster("create", "namespace", name)
-    yield name
-    cluster("delete", "namespace", name, "--wait=false")
-
-
-def a_job(group: str) -> Object:
-    """A FineTuneJob."""
-    spec = {
-        "baseModel": {"uri": "hf://a/b"},
-        "dataset": {"train": {"uri": "s3://a/b"}},
-        "output": {"uri": "s3://a"},
-    }
-    return {"apiVersion": f"{group}/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": "job"}, "spec": spec}
 
 
 def values_with_everything(namespace: str) -> Object:
@@ -141,7 +36,7 @@ def test_the_api_server_takes_every_object(release: Release, everything: bool) -
 def test_definitions_live_with_the_release_and_outlive_it(release: Release) -> None:
     release.apply()
     release.kubectl("wait", "--for=condition=Established", "--timeout=30s", *release.crds)
-    release.kubectl.apply(a_job(release.group))
+    release.kubectl.apply(job(release.group))
 
     release.edit(f"templates/crds/finetunejobs.{GROUP}.yaml", "Rows to train on.", "Rows of the next version.")
     release.apply()
@@ -149,7 +44,9 @@ def test_definitions_live_with_the_release_and_outlive_it(release: Release) -> N
 
     release.helm("uninstall", release.name)
     assert not release.exists(f"deployment/{release.name}-finetune-operator")
-    assert release.kubectl.get(f"finetunejobs.{release.group}", "job")["spec"]["output"] == {"uri": "s3://a"}
+    assert release.kubectl.get(f"finetunejobs.{release.group}", "job")["spec"]["output"] == {
+        "uri": "s3://models/team-a"
+    }
 
     release.apply({"crds": {"keep": False}})  # the definitions left behind are taken over again
     release.helm("uninstall", release.name)
@@ -245,70 +142,3 @@ def test_people_get_rights_with_the_usual_roles(release: Release, other: str) ->
     assert release.may("get", "adapterdeployments.GROUP", other, "viewer")
     assert not release.may("create", "finetunejobs.GROUP", other, "viewer")
     assert not release.may("patch", "finetunejobs.GROUP/status", other, "editer")
-
-
-def store_image() -> Object:
-    """The object store's image where one was built here (IMAGES: JSON of name -> repository@digest)."""
-    if "IMAGES" not in os.environ:
-        return {}
-    reference = json.loads(Path(os.environ["IMAGES"]).read_text())["seaweedfs"]
-    return {"image": dict(zip(("repository", "digest"), reference.split("@"), strict=True))}
-
-
-def test_the_quick_start_store_keeps_keys_and_data(release: Release) -> None:
-    kubectl = release.kubectl
-    store = f"{release.name}-finetune-operator-s3"
-    values = {"quickstart": {"enabled": True, "namespaces": [kubectl.namespace], **store_image()}}
-    release.apply(values)
-    kubectl("rollout", "status", f"deployment/{store}", "--timeout=120s")
-    before = kubectl.get("secret", "s3")["data"]
-    write(kubectl, store)
-
-    release.edit("Chart.yaml", "version: 0.1.0", "version: 0.1.1")
-    release.apply(values)
-    assert kubectl.get("secret", "s3")["data"] == before
-    assert read(kubectl, store) == b"kept by an upgrade"
-
-    kubectl("exec", f"deployment/{store}", "--", "sh", "-c", "kill 1")
-    restarted(kubectl, store)
-    assert read(kubectl, store) == b"kept by an upgrade"
-
-
-def s3(kubectl: Kubectl, port: int) -> boto3.client:
-    """A client with the Secret's keys."""
-    secret = {key: base64.b64decode(value).decode() for key, value in kubectl.get("secret", "s3")["data"].items()}
-    return boto3.client(
-        "s3",
-        endpoint_url=f"http://127.0.0.1:{port}",
-        aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
-        aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
-        region_name=secret["AWS_REGION"],
-    )
-
-
-def write(kubectl: Kubectl, store: str) -> None:
-    """Put an object; a bucket nobody asked for is refused."""
-    with kubectl.port_forward(f"service/{store}", 8333) as port:
-        client = s3(kubectl, port)
-        assert {bucket["Name"] for bucket in client.list_buckets()["Buckets"]} == {"data", "models"}
-        client.put_object(Bucket="data", Key="a", Body=b"kept by an upgrade")
-        with pytest.raises(client.exceptions.NoSuchBucket):
-            client.put_object(Bucket="misspelt", Key="a", Body=b"")
-
-
-def read(kubectl: Kubectl, store: str) -> bytes:
-    """The object."""
-    with kubectl.port_forward(f"service/{store}", 8333) as port:
-        body: bytes = s3(kubectl, port).get_object(Bucket="data", Key="a")["Body"].read()
-    return body
-
-
-def restarted(kubectl: Kubectl, store: str) -> None:
-    """Wait until the container was started again and is ready."""
-
-    def ready() -> bool:
-        (pod,) = kubectl.list("pods", "app.kubernetes.io/component=quickstart-s3")
-        (status,) = pod["status"]["containerStatuses"]
-        return bool(status["restartCount"] == 1 and status["ready"])
-
-    wait_until(f"{store} is ready again", ready, 120)
