@@ -25,6 +25,7 @@ PACKAGES = {  # Debian package: a file it brings
     "conntrack": "/usr/sbin/conntrack",
     "iproute2": "/usr/sbin/ip",
     "openssl": "/usr/bin/openssl",
+    "ca-certificates": "/etc/ssl/certs/ca-certificates.crt",
 }
 
 GO_VERSION = (1, 26)  # what CoreDNS and Helm ask for
@@ -97,7 +98,7 @@ def binary(name: str) -> Path:
         digest.update(file.read_bytes() if file.exists() else b"")
     path = CACHE / "go" / f"{name}-{digest.hexdigest()[:12]}" / name
     if not path.exists():
-        say(f"building {name} (kubernetes takes minutes, the first time)")
+        say(f"building {name} from source")
         partial = path.with_name(path.name + ".partial")
         environment = {**os.environ, "CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOFLAGS": "-buildvcs=false"}
         run(
@@ -127,21 +128,8 @@ def _linker_flags(program: Program) -> str:
 
 def install_commands() -> None:
     """Fill BIN: what a person types, already pointed at this cluster."""
-    links = {
-        name: binary("kubernetes")
-        for name in (
-            "kubectl",
-            "kubelet",
-            "kube-apiserver",
-            "kube-controller-manager",
-            "kube-scheduler",
-            "kube-proxy",
-            "etcd",
-        )
-    }
-    links |= {"helm": binary("helm"), "registry": binary("registry")}
     BIN.mkdir(parents=True, exist_ok=True)
-    for name, target in links.items():
+    for name, target in {"kubectl": binary("kubernetes"), "helm": binary("helm")}.items():
         link = BIN / name
         if not link.is_symlink() or link.readlink() != target:
             link.unlink(missing_ok=True)

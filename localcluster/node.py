@@ -6,6 +6,7 @@ Every step makes one thing right and does nothing when it already is, so `up` ca
 import contextlib
 import fcntl
 import http.client
+import os
 import ssl
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -14,15 +15,21 @@ from localcluster import addons, build, cleanup, components, images, network, pk
 from localcluster.addons import kubectl
 from localcluster.daemons import Daemon, log_tail, running, start, stop_named
 from localcluster.layout import API_SERVER, BIN, ETCD_HEALTH, KUBELET_HEALTH, LOCK, NODE, REGISTRY, STATE
-from localcluster.shell import Failure, run, wait_until
+from localcluster.shell import Failure, run, say, wait_until
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Only one `up` or `down` at a time, from whichever clone."""
+    """Only one command that changes something at a time, from whichever clone."""
+    if os.geteuid():
+        raise Failure("starting containers needs root: run it as root")
     STATE.mkdir(parents=True, exist_ok=True)
     with LOCK.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("waiting for another localcluster command to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 

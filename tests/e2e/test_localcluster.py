@@ -22,6 +22,7 @@ CHECKOUT = Path(__file__).parents[2]
 CGROUPS = Path("/sys/fs/cgroup")
 STATE = "/var/lib/finetune-localcluster"
 CONTROLLERS = ("cpu", "cpuacct", "cpuset", "memory", "devices", "freezer", "blkio", "pids")
+ANNOTATION = "jsonpath={..annotations.kept}"
 SETTINGS = ("net/ipv4/ip_forward", "vm/overcommit_memory", "kernel/panic", "kernel/panic_on_oops")
 
 # What pid 1 of the machine does: hide the mounts of the cluster outside, mount what is its own, wait.
@@ -49,9 +50,13 @@ class Machine:
     """A Linux machine made of namespaces, with this machine's file system but for the cluster's folders."""
 
     def __init__(self, state: Path) -> None:
+        self.state = state
+        self.switch_on()
+
+    def switch_on(self) -> None:
         command = ["unshare", "--net", "--mount", "--pid", "--fork", "--cgroup", "--mount-proc", "--kill-child"]
         self.process = subprocess.Popen(
-            [*command, "bash", "-c", BOOT, "bash", str(state)],
+            [*command, "bash", "-c", BOOT, "bash", str(self.state)],
             stdout=subprocess.PIPE,
             text=True,
             preexec_fn=_own_cgroup,
@@ -193,9 +198,16 @@ def test_it_comes_up_again_where_processes_were_killed(up: Machine, is_victim: C
     up.kubectl("-n", "kube-system", "annotate", "--overwrite", "deployment", "coredns", "kept=yes")
     up.kill(is_victim)
     up.localcluster("up")
-    assert (
-        up.kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", "jsonpath={..annotations.kept}") == "yes"
-    )
+    assert up.kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", ANNOTATION) == "yes"
+    up.kubectl("-n", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=60s")
+
+
+def test_it_comes_up_again_after_a_power_cut(up: Machine) -> None:
+    up.kubectl("-n", "kube-system", "annotate", "--overwrite", "deployment", "coredns", "kept=still")
+    up.switch_off()
+    up.switch_on()
+    up.localcluster("up")
+    assert up.kubectl("-n", "kube-system", "get", "deployment", "coredns", "-o", ANNOTATION) == "still"
     up.kubectl("-n", "kube-system", "rollout", "status", "deployment", "coredns", "--timeout=60s")
 
 
