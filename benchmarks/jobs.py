@@ -15,8 +15,9 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from demo.kubectl import Kubectl, is_true, wait_until
 from kubernetes import client, config, watch
+
+from demo.kubectl import Kubectl, is_true, wait_until
 
 SYSTEM = "finetune-system"
 OPERATOR = "deployment/finetune-operator"

@@ -159,9 +159,8 @@ def files(seed: int = SEED) -> dict[str, list[dict[str, str]]]:
 
 def main() -> None:
     """Write the files to the given s3:// folder; a file that is already there with the same rows is left alone."""
-    from finetune_storage import open_store
-
     from finetune_api.pods import SECRETS_DIR
+    from finetune_storage import open_store
 
     store = open_store(sys.argv[1], Path(SECRETS_DIR) / "s3")
     with tempfile.TemporaryDirectory() as folder:
