@@ -49,6 +49,12 @@ def _pod_cgroups() -> list[Path]:
     return [Path(folder) for root in roots for folder, _, _ in os.walk(root, topdown=False)]
 
 
+def remove_cgroups() -> None:
+    """Remove the kubelet's cgroups, empty by now."""
+    for group in _pod_cgroups():
+        group.rmdir()
+
+
 def forget_containers() -> None:
     """Have containerd, which must run, forget every container but keep the images."""
     for name in run(BIN / "ctr", "tasks", "list", "--quiet").split():
@@ -61,8 +67,6 @@ def remove_traces() -> None:
     """Unmount and delete everything but the caches; no process of ours may be left."""
     for point in reversed(mount_points()):
         run("umount", "--lazy", point)
-    for group in _pod_cgroups():
-        group.rmdir()
     for path in _strays():
         path.unlink(missing_ok=True)
     for path in [RUN, *STATE.iterdir()]:

@@ -55,12 +55,14 @@ def up() -> None:
         )
 
 
+def remove_services() -> None:
+    """Remove what kube-proxy wrote."""
+    _remove_tables("table ip kube-proxy", "table ip6 kube-proxy")
+
+
 def down() -> None:
     """Leave no interface and no rule; the kernel settings as they were found."""
-    tables = run("nft", "list", "tables").splitlines() if shutil.which("nft") else []
-    for table in (f"table ip {TABLE}", "table ip kube-proxy", "table ip6 kube-proxy"):
-        if table in tables:
-            run("nft", "delete", *table.split())
+    _remove_tables(f"table ip {TABLE}")
     for port in Path(f"/sys/class/net/{BRIDGE}/brif").glob("*"):
         run("ip", "link", "del", port.name, check=False)  # gone with its network namespace in the meantime
     if Path(f"/sys/class/net/{BRIDGE}").exists():
@@ -69,6 +71,13 @@ def down() -> None:
         for name, value in json.loads(_BEFORE.read_text()).items():
             _set(name, value)
         _BEFORE.unlink()
+
+
+def _remove_tables(*tables: str) -> None:
+    there = run("nft", "list", "tables").splitlines() if shutil.which("nft") else []
+    for table in tables:
+        if table in there:
+            run("nft", "delete", *table.split())
 
 
 def _setting(name: str) -> Path:

@@ -87,13 +87,15 @@ def _failure(daemon: Daemon, what: str) -> Failure:
 def down() -> None:
     """Leave no process, mount, interface, rule or cgroup, whatever state the cluster was in; keep the caches."""
     stop_named("kubelet", "kube-proxy", "kube-scheduler", "kube-controller-manager", "kube-apiserver", "etcd")
-    cleanup.kill_containers()
-    if components.containerd_is_configured():
+    if components.containerd_is_configured():  # otherwise pods and their rules are those of somebody else's cluster
+        cleanup.kill_containers()
         # Even when it was killed: only containerd can forget containers and keep images.
         Boot().start(components.containerd(), containerd_answers, "its socket to answer")
         cleanup.forget_containers()
         stop_named("containerd")
         cleanup.kill_containers()
+        cleanup.remove_cgroups()
+        network.remove_services()
     stop_named("registry")
     network.down()
     cleanup.remove_traces()
