@@ -7,6 +7,7 @@ import asyncio
 import json
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,19 +162,14 @@ class TestSwap:
         assert set(answers) == {made.texts["red"], made.texts["gold"]}
         settled = answers[at_swap + len(clients) :]  # one request per client may have been under way
         assert set(settled) == {made.texts["gold"]}
-        names = json.loads(await asyncio.to_thread(raw_models, pool))
-        assert len([model for model in names["data"] if model["id"].startswith("swap-")]) == 1, (
-            "the old one is unloaded"
-        )
+        name = f"swap-{second.digest.removeprefix('sha256:')[:12]}"
+        await asyncio.to_thread(pool.until, "the old one is unloaded", lambda: loaded(pool, "swap-") == [name])
 
 
-def raw_models(pool: ServedPool) -> bytes:
-    """What the model server has, once the gateway had time to tidy."""
-    import urllib.request
-
-    time.sleep(3)
+def loaded(pool: ServedPool, prefix: str) -> list[str]:
+    """Names the model server itself has."""
     with urllib.request.urlopen(f"{pool.server_url}/v1/models") as response:
-        return bytes(response.read())
+        return [model["id"] for model in json.load(response)["data"] if model["id"].startswith(prefix)]
 
 
 class TestRefusals:
@@ -274,7 +270,7 @@ class TestFaults:
         pool.wish(wish)
         pool.until_loaded(wish)
         pool.operator.stop()
-        time.sleep(3)
+        time.sleep(3)  # longer than the gateway's reports are apart
         assert said_by(client, "steady") == made.texts["gold"]
         pool.kill("server")
         with pytest.raises(openai.InternalServerError) as caught:
