@@ -315,9 +315,11 @@ def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) ->
     from finetune_trainer import evaluate
 
     rows = [row | {"prompt": "thing " * (i % 4) + row["prompt"]} for i, row in enumerate(colour_rows(12))]
-    config = prepare_job(bucket, secret.parent, {"train": rows, "test": rows}, evaluation=ANSWERS, settings=training())
+    both = {"train": rows, "test": rows}
+    config = prepare_job(bucket, secret.parent, both, adapter=LORA, evaluation=ANSWERS, settings=LEARNING)
     train_here(config, secret.parent, tmp_path / "work")
     together = published_scores(config, secret)
+    assert all(row.exact for row in together.tuned)
     store = job_store(config, secret.parent)
     store.delete(["manifest.json", "checkpoints/base-scores.json"])
     with pytest.MonkeyPatch.context() as patch:
