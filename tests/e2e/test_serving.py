@@ -25,7 +25,9 @@ from tiny_models import write_tiny_llama
 pytestmark = pytest.mark.e2e
 
 PROMPT, TOKENS = "green thing 7\nColour:", 8
-SMALL = {"transformers": {"resources": {"cpu": "500m", "memory": "1Gi"}, "maxLoraRank": 16}}
+# Two cores must hold a server, a job and whatever else the cluster serves.
+SMALL = {"transformers": {"resources": {"cpu": "300m", "memory": "1Gi"}, "maxLoraRank": 16}}
+SMALL_JOB = {"kubernetes": {"resources": {"cpu": "300m", "memory": "2Gi"}}}
 
 
 @dataclass
@@ -230,7 +232,7 @@ class TestJobs:
     ) -> None:
         team.apply(deployment(stored, "tuned", {"jobRef": {"name": "tiny"}}))
         adep_when(team, "tuned", "waits", not_ready("WaitingForJob"), 30)
-        team.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base))
+        team.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, backend=SMALL_JOB))
         job = finished(team, "tiny")
         assert is_true(job, "Complete"), job["status"]
         ready = adep_when(team, "tuned", "Ready", is_ready)
@@ -244,7 +246,9 @@ class TestJobs:
 
     def test_a_failed_gate_is_not_served(self, team: Kubectl, stored: Stored, tiny_base: str) -> None:
         evaluation = {"gate": [{"metric": "Loss", "maxRatioToBase": 0.0001}]}
-        team.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, "hopeless", evaluation=evaluation))
+        team.apply(
+            data_config_map(jsonl(rows())), tiny_job(tiny_base, "hopeless", evaluation=evaluation, backend=SMALL_JOB)
+        )
         team.apply(deployment(stored, "hopeless", {"jobRef": {"name": "hopeless"}}, pool="other"))
         finished(team, "hopeless")
         found = adep_when(team, "hopeless", "GateFailed", not_ready("GateFailed"), 30)
