@@ -44,8 +44,8 @@ class ModelServer:
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     """Prompts "wait" are answered once this is set."""
     aborted: int = 0
-    busy: int = 0
-    """So many completions are answered 429."""
+    busy: list[str] = field(default_factory=list)
+    """Models whose next completion is answered 429."""
     chunks: list[bytes] | None = None
     runner: web.AppRunner | None = None
     port: int = 0
@@ -96,8 +96,8 @@ class ModelServer:
         body = await request.json()
         self.seen.append(body)
         self.headers.append(request.headers)
-        if self.busy:
-            self.busy -= 1
+        if body["model"] in self.busy:
+            self.busy.remove(body["model"])
             return web.json_response({"error": {"message": "too many requests"}}, status=429)
         if body["model"] not in self.models:
             return web.json_response({"error": {"message": "no such model"}}, status=404)

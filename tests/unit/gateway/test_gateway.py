@@ -139,7 +139,7 @@ class TestServerRestart:
         assert (said.desired_digest, said.digest, said.reason) == (digest("b"), digest("a"), "RankTooHigh")
 
     async def test_a_busy_server_is_no_reason_to_refuse_an_adapter(self, running: Stage) -> None:
-        running.server.busy = 2
+        running.server.busy = ["support-aaaaaaaaaaaa"]
         running.wish(running.adapter("support", "a"))
         await running.until_loaded(support="a")
         assert not running.server.busy
