@@ -108,6 +108,7 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     assert trained.evaluation.tuned["ExactMatch"] == 1.0
 
     from peft import PeftModel
+    from safetensors.numpy import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
     from finetune_trainer.model import keep_quantised_weights_in_place
@@ -116,6 +117,8 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     stated = json.loads((folder / "adapter_config.json").read_bytes())
     assert stated["base_model_name_or_path"] == f"{bucket}/base"
     assert stated["target_modules"] == sorted(stated["target_modules"])
+    weights = load_file(folder / "adapter_model.safetensors")
+    assert {weight.dtype.name for weight in weights.values()} == {"float32"}, "learned in float32, QLoRA too"
     quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
     base = AutoModelForCausalLM.from_pretrained(
         tmp_path / "work" / "base", quantization_config=quantised if adapter is QLORA else None
@@ -343,13 +346,27 @@ def test_without_held_out_rows_a_gate_cannot_pass(bucket: str, secret: Path, tmp
     assert all("no held-out rows" in result.message for result in trained.evaluation.gate or [])
 
 
-def test_a_loss_that_is_no_number_ends_the_run(bucket: str, secret: Path, tmp_path: Path) -> None:
-    settings = training(learning_rate=1e30, scheduler="Constant", warmup_ratio=0.0, max_grad_norm=1e9)
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        pytest.param(8, "the gradient norm became nan in step 2;", id="seen-in-a-logged-step"),
+        pytest.param(1000, "the loss became nan in step 3;", id="seen-between-logged-steps"),
+    ],
+)
+def test_a_diverged_training_ends_at_once(bucket: str, secret: Path, tmp_path: Path, steps: int, message: str) -> None:
+    settings = training(
+        steps=steps,
+        checkpoint_every_steps=steps,
+        learning_rate=1e30,
+        scheduler="Constant",
+        warmup_ratio=0.0,
+        max_grad_norm=1e9,
+    )
     config = prepare_job(bucket, secret.parent, ROWS, adapter=FULL, settings=settings)
-    with pytest.raises(Failure, match=r"became (nan|inf) in step [2-4]") as caught:
+    with pytest.raises(Failure, match=message) as caught:
         train_here(config, secret.parent, tmp_path / "work")
     assert caught.value.reason is Reason.NON_FINITE_LOSS
-    assert not job_store(config, secret.parent).exists("manifest.json")
+    assert not job_store(config, secret.parent).list("checkpoints/step-"), "its weights are lost"
 
 
 def test_running_out_of_memory_names_the_micro_batch(
