@@ -89,7 +89,10 @@ def measure(kubectl: Kubectl, image: str, count: int) -> None:
     started = time.monotonic()
     with ThreadPoolExecutor(10) as pool:
         applied = dict(pool.map(create, names))
-    wait_until("all Complete", lambda: all(is_true(j, "Complete") for j in kubectl.list("finetunejobs")), 900, 1)
+    wait_until("all finished", lambda: all(is_true(j, "Finished") for j in kubectl.list("finetunejobs")), 900, 1)
+    unwell = [j["metadata"]["name"] for j in kubectl.list("finetunejobs") if not is_true(j, "Complete")]
+    if unwell:
+        raise RuntimeError(f"not Complete: {unwell}; nothing was measured")
     elapsed = time.monotonic() - started
     after = samples(kubectl)
     print(f"| {count} jobs at once | p50 | p95 |\n|---|---|---|")
