@@ -40,7 +40,7 @@ class TransformersRuntime(ApiModel):
     image: ShortText | None = None
     """Image of the server; left out, the operator's trainer image."""
     resources: Resources | None = None
-    """What the server asks for; left out, 1 core and 2Gi."""
+    """What the server asks for; left out, a quarter of a core without limit, and 1Gi of at most 4Gi."""
     max_lora_rank: Annotated[int, Field(ge=1, le=512)] | None = None
     """Highest adapter rank accepted; left out, 64."""
     pod: PodOptions | None = None

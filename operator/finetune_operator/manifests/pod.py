@@ -94,9 +94,9 @@ def report_channel(
     return env, volumes, mounts
 
 
-def resources(asked: Resources | None, default: Resources) -> Manifest:
-    """Requests and limits, equal; a value left out is the default's."""
+def resources(asked: Resources | None, default: Manifest, **devices: int | None) -> Manifest:
+    """The defaults, whose limits may be wider than their requests; what is asked for is both."""
     asked = asked or Resources()
-    amounts = {"cpu": asked.cpu or default.cpu, "memory": asked.memory or default.memory}
-    amounts = {name: amount for name, amount in amounts.items() if amount is not None}
-    return {"requests": amounts, "limits": amounts}
+    own = {"cpu": asked.cpu, "memory": asked.memory, **{name: str(n) for name, n in devices.items() if n}}
+    own = {name: amount for name, amount in own.items() if amount is not None}
+    return {"requests": {**default["requests"], **own}, "limits": {**default["limits"], **own}}

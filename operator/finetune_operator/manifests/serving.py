@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from finetune_api import pods
 from finetune_api.pods import DesiredPool
 from finetune_api.v1alpha1.adapterdeployment import TransformersRuntime
-from finetune_api.v1alpha1.references import ModelRef, Resources, SecretRef
+from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_operator.cache import POOL_LABEL, Manifest
 from finetune_operator.manifests import pod
 from finetune_operator.settings import Settings
@@ -21,7 +21,8 @@ CONFIG_KEY = "pool.json"
 MAX_LORA_RANK = 64
 MAX_ADAPTERS = 2 * pods.MAX_POOL_ADAPTERS
 """Of the server: while digests change, each adapter is there twice."""
-SERVER_RESOURCES = Resources(cpu="1", memory="2Gi")
+SERVER: Manifest = {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}}
+"""No CPU limit: idle cores are used, and a new image rolls out on a small node that is half busy."""
 SMALL: Manifest = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}}
 """Gateway and fetch: no CPU limit, which would cost latency."""
 GRACE_SECONDS = 120
@@ -174,7 +175,7 @@ def _server(pool: ServerPool, settings: Settings) -> Manifest:
         "--max-lora-rank": str(max_lora_rank(pool)),
         "--max-adapters": str(MAX_ADAPTERS),
     }
-    resources = pod.resources(pool.runtime.resources, SERVER_RESOURCES)
+    resources = pod.resources(pool.runtime.resources, SERVER)
     probe = {"exec": {"command": ["python", "-c", ASK_HEALTH]}, "timeoutSeconds": 10}
     return {
         **_container(
@@ -183,7 +184,7 @@ def _server(pool: ServerPool, settings: Settings) -> Manifest:
             ["finetune_server", *(part for pair in args.items() for part in pair)],
         ),
         "restartPolicy": "Always",
-        "env": [HOME, {"name": "OMP_NUM_THREADS", "value": str(whole_cores(resources["limits"]["cpu"]))}],
+        "env": [HOME, {"name": "OMP_NUM_THREADS", "value": str(whole_cores(resources["requests"]["cpu"]))}],
         "resources": resources,
         "startupProbe": {**probe, "periodSeconds": 2, "failureThreshold": STARTUP_SECONDS // 2},
         "livenessProbe": {**probe, "periodSeconds": 30, "failureThreshold": 4},

@@ -7,7 +7,7 @@ from finetune_api import API_VERSION, pods
 from finetune_api.pods import JobConfig, Stage
 from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, KubernetesBackend
-from finetune_api.v1alpha1.references import Resources, SecretRef
+from finetune_api.v1alpha1.references import SecretRef
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests import pod
 from finetune_operator.settings import Settings
@@ -185,7 +185,4 @@ def _resources(backend: KubernetesBackend, stage: Stage) -> Manifest:
     if stage != "Train":
         return SMALL
     default = TRAIN_GPU if backend.gpus else TRAIN_CPU
-    asked = backend.resources or Resources()
-    amounts = {"cpu": asked.cpu, "memory": asked.memory, GPU: str(backend.gpus) if backend.gpus else None}
-    own = {name: amount for name, amount in amounts.items() if amount is not None}
-    return {"requests": {**default["requests"], **own}, "limits": {**default["limits"], **own}}
+    return pod.resources(backend.resources, default, **{GPU: backend.gpus})

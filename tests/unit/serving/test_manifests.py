@@ -80,7 +80,7 @@ def test_the_users_settings_reach_the_pod() -> None:
     pod = pod_of(a_pool(runtime=runtime, service_account="loader"))
     server = containers(pod)["server"]
     assert server["image"] == "mine:2"
-    assert server["resources"]["limits"] == {"cpu": "3500m", "memory": "2Gi"}
+    assert server["resources"]["limits"] == {"cpu": "3500m", "memory": "4Gi"}
     assert {"name": "OMP_NUM_THREADS", "value": "4"} in server["env"]
     assert (pod["serviceAccountName"], pod["nodeSelector"]) == ("loader", {"disk": "ssd"})
 
