@@ -3,6 +3,7 @@
 One server per test process; each test gets a bucket and a mounted Secret of its own.
 """
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -10,6 +11,9 @@ from uuid import uuid4
 import pytest
 
 from s3_server import S3Server, serve
+
+# Before torch is imported: one thread here as in the processes the tests start, so that sums are made in one order.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
