@@ -26,7 +26,8 @@ def stages(job: Object | None) -> Text:
     for name in STAGES:
         seen = condition(job, name)
         failed = seen is not None and seen["status"] == "False" and is_true(job, "Finished")
-        mark, style = ("✔", "green") if is_true(job, name) else ("✘", "red") if failed else ("·", "dim")
+        done = is_true(job, name) or (name == "Running" and is_true(job, "ArtifactStored"))  # it ran, and has ended
+        mark, style = ("✔", "green") if done else ("✘", "red") if failed else ("·", "dim")
         text.append(f"{mark} {name}  ", style)
     return text
 

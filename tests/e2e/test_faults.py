@@ -5,6 +5,8 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -108,6 +110,29 @@ def test_a_suspended_job_goes_on_where_it_was(
     assert is_true(job, "Complete"), job["status"]
     assert job["status"]["resumedFromStep"] >= 50
     assert adapter_files(store, job) == undisturbed
+
+
+def test_a_restarted_kubelet_does_not_disturb(
+    namespace: Kubectl, tiny_base: str, store: Any, undisturbed: dict[str, str]
+) -> None:
+    started(namespace, tiny_base)
+    kubelets = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_kubelet(path)]
+    assert kubelets, "no kubelet on this machine"
+    for pid in kubelets:
+        os.kill(pid, signal.SIGKILL)
+    subprocess.run([sys.executable, "-m", "localcluster", "up"], check=True, capture_output=True)
+    job = finished(namespace, "tiny", 400)
+    assert is_true(job, "Complete"), job["status"]
+    assert len([a for a in job["status"]["attempts"] if a["stage"] == "Train"]) == 1
+    assert adapter_files(store, job) == undisturbed
+
+
+def is_kubelet(cmdline: Path) -> bool:
+    """Whether a process is the local cluster's kubelet."""
+    with contextlib.suppress(OSError):  # processes end while we look
+        words = cmdline.read_bytes().split(b"\0")
+        return b"kubelet" in words and words[0].endswith(b"kubernetes")
+    return False
 
 
 def test_out_of_memory_is_named_and_retried_with_half_the_micro_batch(namespace: Kubectl, tiny_base: str) -> None:
