@@ -21,7 +21,6 @@ from demo.kubectl import Kubectl, is_true, wait_until
 
 SYSTEM = "finetune-system"
 OPERATOR = "deployment/finetune-operator"
-WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
 def job(name: str, image: str) -> dict[str, Any]:

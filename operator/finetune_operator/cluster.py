@@ -54,6 +54,12 @@ def path(kind: str, namespace: str | None = None, name: str | None = None, subre
     return root + "/".join(parts)
 
 
+def resource_of(target: str) -> str:
+    """The resource a path is about: what follows the namespace, or comes last."""
+    before, namespaced, after = target.partition("/namespaces/")
+    return after.split("/")[1] if namespaced and "/" in after else before.rsplit("/", 1)[-1]
+
+
 async def connect() -> "Cluster":
     """Connect as the kubeconfig says, or as the pod's service account."""
     configuration = client.Configuration()
@@ -164,7 +170,7 @@ class Cluster:
         url = target + (f"?{urlencode(query)}" if query else "")
         for delay in (*RETRY_DELAYS, None):
             status, text = await self._once(verb, url, body, headers or {})
-            metrics.api_calls.labels(verb, str(status)).inc()
+            metrics.api_calls.labels(verb, resource_of(target), str(status)).inc()
             if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
                 parsed: Manifest = json.loads(text)
                 return parsed
