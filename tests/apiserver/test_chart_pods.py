@@ -11,6 +11,7 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.config import Config
 
 from demo.kubectl import Kubectl, Object, wait_until
 from finetune_api.pods import REPORT_PATH
@@ -91,6 +92,8 @@ def s3(kubectl: Kubectl, port: int) -> boto3.client:
         aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
         aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
         region_name=secret["AWS_REGION"],
+        # Ready a moment before its volumes are: a restarted store answers 500 at first, which clients try again.
+        config=Config(retries={"max_attempts": 10, "mode": "standard"}),
     )
 
 

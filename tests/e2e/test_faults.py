@@ -152,45 +152,68 @@ def test_out_of_memory_is_named_and_retried_with_half_the_micro_batch(namespace:
 
 
 def test_the_object_store_may_be_away_for_two_minutes(
-    namespace: Kubectl,
-    cluster: Kubectl,
-    credentials: dict[str, str],
-    tiny_base: str,
-    store: Any,
-    undisturbed: dict[str, str],
+    namespace: Kubectl, credentials: dict[str, str], tiny_base: str, store: Any, undisturbed: dict[str, str]
 ) -> None:
-    """The job reaches the store through a Service of its own, which loses its endpoint for two minutes."""
-    endpoint = own_service(cluster, namespace, credentials)
+    """The job reaches the store through a relay of its own, which is gone for two minutes: every connection breaks."""
+    relay = own_relay(namespace, credentials)
     started(namespace, tiny_base)
-    namespace("delete", "endpointslice", "own-s3")
+    namespace("delete", "pod", "relay", "--grace-period=0", "--force")
     cut = time.monotonic()
     wait_until("two minutes without a store", lambda: time.monotonic() - cut > 120, 130)
     assert train_pod(namespace) is not None, "the pod waits"
-    namespace.apply(endpoint)
+    namespace.apply(relay)
     job = finished(namespace, "tiny", 400)
     assert is_true(job, "Complete"), job["status"]
     assert len([a for a in job["status"]["attempts"] if a["stage"] == "Train"]) == 1
     assert adapter_files(store, job) == undisturbed
 
 
-def own_service(cluster: Kubectl, namespace: Kubectl, credentials: dict[str, str]) -> Object:
-    """A Service without selector in front of the store's pod, and the Secret that points to it; its EndpointSlice."""
-    backing = cluster.within(SYSTEM).list("endpointslices", f"kubernetes.io/service-name={STORE}")[0]
-    endpoint = {
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {"name": "own-s3", "labels": {"kubernetes.io/service-name": "own-s3"}},
-        "addressType": "IPv4", "ports": [{"port": 8333}],
-        "endpoints": [{"addresses": backing["endpoints"][0]["addresses"]}],
+RELAY = f"""
+import asyncio
+
+async def copy(reader, writer):
+    while data := await reader.read(65536):
+        writer.write(data)
+        await writer.drain()
+    writer.close()
+
+async def relay(reader, writer):
+    up_reader, up_writer = await asyncio.open_connection("{STORE}.{SYSTEM}.svc", 8333)
+    await asyncio.gather(copy(reader, up_writer), copy(up_reader, writer), return_exceptions=True)
+
+async def main():
+    async with await asyncio.start_server(relay, "0.0.0.0", 8333) as server:
+        await server.serve_forever()
+
+asyncio.run(main())
+"""
+
+
+def own_relay(namespace: Kubectl, credentials: dict[str, str]) -> Object:
+    """A pod that passes connections on to the store, with a Service, and the Secret that points to it; the pod."""
+    images = json.loads(Path(os.environ["IMAGES"]).read_text())
+    relay = {
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "relay", "labels": {"app": "relay"}},
+        "spec": {
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [{
+                "name": "relay", "image": images["operator"], "command": ["python", "-c", RELAY],
+                "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                "readinessProbe": {"tcpSocket": {"port": 8333}, "periodSeconds": 1},
+            }],
+        },
     }  # fmt: skip
-    service = {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "own-s3"},
-        "spec": {"ports": [{"port": 8333}]},
-    }
-    url = base64.b64encode(f"http://own-s3.{namespace.namespace}.svc:8333".encode()).decode()
-    secret = {**credentials, "AWS_ENDPOINT_URL": url}
+    spec = {"selector": {"app": "relay"}, "ports": [{"port": 8333}]}
+    url = base64.b64encode(f"http://relay.{namespace.namespace}.svc:8333".encode()).decode()
     namespace.apply(
-        service, endpoint, {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": secret}
+        relay,
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "relay"}, "spec": spec},
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "s3"},
+            "data": credentials | {"AWS_ENDPOINT_URL": url},
+        },
     )
-    return endpoint
+    namespace("wait", "pod/relay", "--for=condition=Ready", "--timeout=60s")
+    return relay
