@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -9,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from demo.kubectl import Kubectl, Object, condition, is_true
+from demo.kubectl import Kubectl, Object, condition, find_tool, is_true
 
 console = Console(highlight=False)
 STAGES = ("Accepted", "DataValidated", "Planned", "Running", "ArtifactStored", "Evaluated", "GatePassed", "Complete")
@@ -103,7 +104,8 @@ def gate(job: Object) -> None:
 
 def next_steps(kubectl: Kubectl, kubeconfig: str | None, model: str) -> None:
     """What to try now."""
-    export = f"export KUBECONFIG={kubeconfig}\n" if kubeconfig else ""
+    tools = Path(find_tool("kubectl")).parent
+    export = f"export KUBECONFIG={kubeconfig} PATH={tools}:$PATH\n" if kubeconfig else ""
     console.print(
         f"""
 [bold]The cluster stays up. To try next:[/]
