@@ -116,5 +116,6 @@ curl -s localhost:8080/v1/models
 curl -s localhost:8080/v1/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "prompt": "Open a connection to the server and send the request.\\nArea:", "max_tokens": 3}}'
 make demo-down      # when you are done
-"""
+""",
+        soft_wrap=True,  # lines to copy stay lines
     )
