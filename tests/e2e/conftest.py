@@ -7,7 +7,8 @@ quick-start object store. The base model is a tiny Llama with random weights, ma
 import base64
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import boto3
@@ -51,24 +52,39 @@ def namespace(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Kubectl
 
 
 @pytest.fixture(scope="session")
-def store(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Any]:
-    """A boto3 client of the quick-start store."""
+def connect_store(cluster: Kubectl, credentials: dict[str, str]) -> Callable[[], AbstractContextManager[Any]]:
+    """Opens boto3 clients of the quick-start store, each with a port-forward of its own: one ends with the kubelet."""
     secret = {key: base64.b64decode(value).decode() for key, value in credentials.items()}
-    with cluster.within(SYSTEM).port_forward(f"service/{STORE}", 8333) as port:
-        yield boto3.client(
-            "s3",
-            endpoint_url=f"http://127.0.0.1:{port}",
-            aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
-            aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
-            region_name=secret["AWS_REGION"],
-        )
+
+    @contextmanager
+    def connected() -> Iterator[Any]:
+        with cluster.within(SYSTEM).port_forward(f"service/{STORE}", 8333) as port:
+            yield boto3.client(
+                "s3",
+                endpoint_url=f"http://127.0.0.1:{port}",
+                aws_access_key_id=secret["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=secret["AWS_SECRET_ACCESS_KEY"],
+                region_name=secret["AWS_REGION"],
+            )
+
+    return connected
+
+
+@pytest.fixture
+def store(connect_store: Callable[[], AbstractContextManager[Any]]) -> Iterator[Any]:
+    """A client for one test."""
+    with connect_store() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")
-def tiny_base(store: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny_base(
+    connect_store: Callable[[], AbstractContextManager[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """URI of a tiny Llama with random weights and a byte-level tokenizer."""
     folder = tmp_path_factory.mktemp("tiny-base")
     write_tiny_llama(folder)
-    for path in sorted(folder.iterdir()):
-        store.upload_file(str(path), "models", f"e2e/tiny-base/{path.name}")
+    with connect_store() as store:
+        for path in sorted(folder.iterdir()):
+            store.upload_file(str(path), "models", f"e2e/tiny-base/{path.name}")
     return BASE_URI

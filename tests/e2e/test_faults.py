@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
 
 pytestmark = pytest.mark.e2e
 
+Connect = Callable[[], AbstractContextManager[Any]]
 SYSTEM = "finetune-system"
 STORE = "finetune-operator-s3"
 # Long enough to be hit in the middle on two busy cores, with a checkpoint every few seconds.
@@ -44,7 +47,9 @@ def started(kubectl: Kubectl, base: str, name: str = "tiny") -> Object:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(cluster: Kubectl, credentials: dict[str, str], store: Any, tiny_base: str) -> dict[str, str]:
+def undisturbed(
+    cluster: Kubectl, credentials: dict[str, str], connect_store: Connect, tiny_base: str
+) -> dict[str, str]:
     """Weights of the same job when nobody disturbs it."""
     name = "e2e-undisturbed"
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
@@ -54,7 +59,8 @@ def undisturbed(cluster: Kubectl, credentials: dict[str, str], store: Any, tiny_
     kubectl.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, training=LONG))
     job = finished(kubectl, "tiny", 400)
     assert is_true(job, "Complete"), job["status"]
-    files = adapter_files(store, job)
+    with connect_store() as store:
+        files = adapter_files(store, job)
     cluster("delete", "namespace", name, "--wait=false")
     assert files
     return files
@@ -113,7 +119,7 @@ def test_a_suspended_job_goes_on_where_it_was(
 
 
 def test_a_restarted_kubelet_does_not_disturb(
-    namespace: Kubectl, tiny_base: str, store: Any, undisturbed: dict[str, str]
+    namespace: Kubectl, tiny_base: str, connect_store: Connect, undisturbed: dict[str, str]
 ) -> None:
     started(namespace, tiny_base)
     kubelets = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_kubelet(path)]
@@ -124,7 +130,8 @@ def test_a_restarted_kubelet_does_not_disturb(
     job = finished(namespace, "tiny", 400)
     assert is_true(job, "Complete"), job["status"]
     assert len([a for a in job["status"]["attempts"] if a["stage"] == "Train"]) == 1
-    assert adapter_files(store, job) == undisturbed
+    with connect_store() as store:
+        assert adapter_files(store, job) == undisturbed
 
 
 def is_kubelet(cmdline: Path) -> bool:

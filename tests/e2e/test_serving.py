@@ -7,6 +7,7 @@ import base64
 import json
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,20 +50,25 @@ class Stored:
 
 
 @pytest.fixture(scope="module")
-def stored(store: Any, credentials: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Stored:
+def stored(
+    connect_store: Callable[[], AbstractContextManager[Any]],
+    credentials: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Stored]:
     folder = tmp_path_factory.mktemp("serving")
     secret = folder / "secret"
     secret.mkdir()
     for key, value in credentials.items():
         (secret / key).write_text(base64.b64decode(value).decode())
-    (secret / "AWS_ENDPOINT_URL").write_text(store.meta.endpoint_url)
-    base, uri = write_tiny_llama(folder / "base", seed=3), f"s3://models/e2e/{uuid.uuid4().hex[:8]}"
-    digest = commit_folder(open_store(uri, secret), base, "", Manifest(kind="Model", files=[]))
-    texts = {"base": expected_text(base, None, PROMPT, TOKENS)}
-    for seed, name in enumerate(("red", "blue", "gold"), 1):
-        texts[name] = expected_text(base, write_adapter(folder / name, base, seed=seed), PROMPT, TOKENS)
-    assert len(set(texts.values())) == 4, f"all must differ: {texts}"
-    return Stored(base, uri, digest, secret, texts)
+    with connect_store() as store:
+        (secret / "AWS_ENDPOINT_URL").write_text(store.meta.endpoint_url)
+        base, uri = write_tiny_llama(folder / "base", seed=3), f"s3://models/e2e/{uuid.uuid4().hex[:8]}"
+        digest = commit_folder(open_store(uri, secret), base, "", Manifest(kind="Model", files=[]))
+        texts = {"base": expected_text(base, None, PROMPT, TOKENS)}
+        for seed, name in enumerate(("red", "blue", "gold"), 1):
+            texts[name] = expected_text(base, write_adapter(folder / name, base, seed=seed), PROMPT, TOKENS)
+        assert len(set(texts.values())) == 4, f"all must differ: {texts}"
+        yield Stored(base, uri, digest, secret, texts)
 
 
 @pytest.fixture(scope="class")
