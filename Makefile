@@ -53,7 +53,7 @@ locks: | $(UV)  ## compile the locks anew from pyproject.toml
 	$(COMPILE) pyproject.toml --all-extras --group dev --python-version 3.11 -o requirements/dev.txt
 
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
-	$(PY) -m pytest -m contract tests/contract
+	$(PY) -m pytest -m contract -n 2 tests/contract
 
 cluster:  ## bring the local cluster up, or back into shape
 ifeq ($(CLUSTER),local)

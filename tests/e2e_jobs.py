@@ -1,7 +1,9 @@
 """Jobs for the end-to-end tests, and waiting for what they become."""
 
 import json
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from demo.kubectl import Kubectl, Object, condition, is_true, wait_until
@@ -38,18 +40,39 @@ def tiny_job(base: str, name: str = "tiny", **spec: Any) -> Object:
     return {"apiVersion": "finetune.dev/v1alpha1", "kind": "FineTuneJob", "metadata": {"name": name}, "spec": merged}
 
 
-def job_when(kubectl: Kubectl, name: str, what: str, seen: Callable[[Object], bool], seconds: float = 300) -> Object:
-    """The job as soon as ``seen`` holds for it. Raises AssertionError with its status."""
+def object_when(
+    kubectl: Kubectl, kind: str, name: str, what: str, seen: Callable[[Object], bool], seconds: float
+) -> Object:
+    """The object as soon as ``seen`` holds for it. Raises AssertionError with its status and what else is there."""
 
     def probe() -> Object | None:
-        found = kubectl.find("finetunejob", name)
+        found = kubectl.find(kind, name)
         return found if found is not None and seen(found) else None
 
     try:
         return wait_until(f"{name}: {what}", probe, seconds)
     except TimeoutError as late:
-        status = json.dumps((kubectl.find("finetunejob", name) or {}).get("status"), indent=1)
-        raise AssertionError(f"{late}\n{status}\n{kubectl('get', 'pods,jobs,events')}") from late
+        status = json.dumps((kubectl.find(kind, name) or {}).get("status"), indent=1)
+        raise AssertionError(f"{late}\n{status}\n{kubectl('get', 'pods,jobs,deployments,events')}") from late
+
+
+def job_when(kubectl: Kubectl, name: str, what: str, seen: Callable[[Object], bool], seconds: float = 300) -> Object:
+    """The FineTuneJob as soon as ``seen`` holds for it."""
+    return object_when(kubectl, "finetunejobs.finetune.dev", name, what, seen, seconds)
+
+
+@contextmanager
+def fresh_namespace(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Kubectl]:
+    """A namespace that enforces the restricted Pod Security Standard, with the Secret s3; gone afterwards."""
+    name = f"e2e-{uuid.uuid4().hex[:8]}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    kubectl = cluster.within(name)
+    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": credentials})
+    try:
+        yield kubectl
+    finally:
+        cluster("delete", "namespace", name, "--wait=false")
 
 
 def finished(kubectl: Kubectl, name: str, seconds: float = 300) -> Object:

@@ -6,7 +6,6 @@ quick-start object store. The base model is a tiny Llama with random weights, ma
 
 import base64
 import os
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import boto3
 import pytest
 
 from demo.kubectl import Kubectl
+from e2e_jobs import fresh_namespace
 from tiny_models import write_tiny_llama
 
 SYSTEM = "finetune-system"
@@ -42,13 +42,8 @@ def credentials(cluster: Kubectl) -> dict[str, str]:
 @pytest.fixture
 def namespace(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Kubectl]:
     """A fresh namespace with the Secret s3."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    kubectl = cluster.within(name)
-    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": credentials})
-    yield kubectl
-    cluster("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(cluster, credentials) as kubectl:
+        yield kubectl
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from demo.kubectl import CommandFailed, Kubectl, Object, is_true, wait_until
-from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
+from e2e_jobs import data_config_map, finished, fresh_namespace, job_when, jsonl, rows, tiny_job
 
 pytestmark = pytest.mark.e2e
 
@@ -51,17 +51,11 @@ def undisturbed(
     cluster: Kubectl, credentials: dict[str, str], connect_store: Connect, tiny_base: str
 ) -> dict[str, str]:
     """Weights of the same job when nobody disturbs it."""
-    name = "e2e-undisturbed"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    kubectl = cluster.within(name)
-    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": credentials})
-    kubectl.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, training=LONG))
-    job = finished(kubectl, "tiny", 400)
-    assert is_true(job, "Complete"), job["status"]
-    with connect_store() as store:
+    with fresh_namespace(cluster, credentials) as kubectl, connect_store() as store:
+        kubectl.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, training=LONG))
+        job = finished(kubectl, "tiny", 400)
+        assert is_true(job, "Complete"), job["status"]
         files = adapter_files(store, job)
-    cluster("delete", "namespace", name, "--wait=false")
     assert files
     return files
 

@@ -4,7 +4,6 @@ The tests of a class share a namespace and, where they can, one server pod: it t
 """
 
 import base64
-import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,7 +15,7 @@ import pytest
 from openai import OpenAI
 
 from demo.kubectl import CommandFailed, Kubectl, Object, condition, is_true, wait_until
-from e2e_jobs import data_config_map, finished, jsonl, rows, tiny_job
+from e2e_jobs import data_config_map, finished, fresh_namespace, jsonl, object_when, rows, tiny_job
 from finetune_api.artifacts import Manifest
 from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
 from finetune_storage import commit_folder, open_store
@@ -74,13 +73,8 @@ def stored(
 @pytest.fixture(scope="class")
 def team(cluster: Kubectl, credentials: dict[str, str]) -> Iterator[Kubectl]:
     """A namespace for a class of tests."""
-    name = f"e2e-{uuid.uuid4().hex[:8]}"
-    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
-    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    kubectl = cluster.within(name)
-    kubectl.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s3"}, "data": credentials})
-    yield kubectl
-    cluster("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(cluster, credentials) as kubectl:
+        yield kubectl
 
 
 def deployment(stored: Stored, name: str, adapter: dict[str, Any], **server: Any) -> Object:
@@ -95,17 +89,8 @@ def deployment(stored: Stored, name: str, adapter: dict[str, Any], **server: Any
 
 
 def adep_when(kubectl: Kubectl, name: str, what: str, seen: Callable[[Object], bool], seconds: float = 240) -> Object:
-    """The AdapterDeployment as soon as ``seen`` holds for it. Raises AssertionError with its status."""
-
-    def probe() -> Object | None:
-        found = kubectl.find("adapterdeployments.finetune.dev", name)
-        return found if found is not None and seen(found) else None
-
-    try:
-        return wait_until(f"{name}: {what}", probe, seconds)
-    except TimeoutError as late:
-        status = json.dumps((kubectl.find("adapterdeployments.finetune.dev", name) or {}).get("status"), indent=1)
-        raise AssertionError(f"{late}\n{status}\n{kubectl('get', 'pods,deployments,events')}") from late
+    """The AdapterDeployment as soon as ``seen`` holds for it."""
+    return object_when(kubectl, "adapterdeployments.finetune.dev", name, what, seen, seconds)
 
 
 def is_ready(found: Object) -> bool:
