@@ -107,6 +107,21 @@ def make_data(kubectl: Kubectl, image: str) -> None:
     show.console.print(kubectl("logs", f"job/{name}").rstrip(), style="dim")
 
 
+def forget_what_is_lost(kubectl: Kubectl) -> None:
+    """Delete jobs whose data and artifacts went with an earlier pod of the quick-start store."""
+    stores = kubectl.within(SYSTEM).list("pods", "app.kubernetes.io/component=quickstart-s3")
+    for kind in ("job", "finetunejob"):
+        for name in older(kubectl.list(kind), stores):
+            kubectl("delete", kind, name, "--cascade=foreground")
+
+
+def older(found: list[Object], stores: list[Object]) -> list[str]:
+    """Names of the objects made before the newest store; those with an owner go with it."""
+    since = max(store["metadata"]["creationTimestamp"] for store in stores)
+    metadata = [item["metadata"] for item in found]
+    return [m["name"] for m in metadata if "ownerReferences" not in m and m["creationTimestamp"] < since]
+
+
 def run_jobs(kubectl: Kubectl) -> dict[str, Object]:
     """Apply the examples and show them until they end."""
     for example in EXAMPLES:
@@ -177,6 +192,7 @@ def compare(kubectl: Kubectl) -> tuple[int, float, float]:
 def run(kubectl: Kubectl, images: dict[str, str]) -> bool:
     """The demo's jobs; whether the tuned adapter passed its gate and answered better than its base."""
     demo = kubectl.within(NAMESPACE)
+    forget_what_is_lost(demo)
     show.step("making data from the documentation of Python's own standard library")
     make_data(demo, images["trainer"])
     show.step("applying examples/01-pretrain-a-base, 02-tune-and-gate and 03-serve")
