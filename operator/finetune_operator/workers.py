@@ -92,7 +92,7 @@ class Workers:
             self._set_timer(key, delay)
             try:
                 await failed(key, error, failures)
-            except Exception:
+            except Exception:  # the retry is set already: an unwritten status must not end this worker
                 logger.exception("%s %s/%s: the failure could not be written into its status", *key)
             return
         self._failures.pop(key, None)

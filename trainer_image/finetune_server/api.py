@@ -233,7 +233,7 @@ async def errors(request: web.Request, handler: Handler) -> web.StreamResponse:
         found = ApiError(error.status, f"{request.method} {request.path}: {error.reason}")
     except ConnectionError:
         raise  # the client has gone; nobody reads an answer
-    except Exception:
+    except Exception:  # the edge of the server: logged whole, told without its inside
         log.exception("%s %s failed", request.method, request.path)
         found = ApiError(500, "The server failed on this request.", type="server_error")
     headers = {} if found.retry_after is None else {"Retry-After": str(found.retry_after)}
