@@ -131,8 +131,20 @@ class ResolvedAdapterSpec(ApiModel):
     target_modules: tuple[str, ...] = ("all-linear",)
 
 
+PreparedFormat = Literal["Messages", "PromptCompletion", "Preference", "Unpaired", "Text", "Classification"]
+"""Shape of a prepared row; other formats become one of these (Alpaca: PromptCompletion; ShareGPT and Vertex: Messages).
+
+    Messages          {"messages": [{"role", "content"}, …], "tools"?: […]}; the last message is the assistant's
+    PromptCompletion  {"prompt": text, "completion": text}
+    Preference        {"prompt", "chosen", "rejected"}: three texts, or three lists of messages
+    Unpaired          {"prompt", "completion", "label": bool}: two texts, or two lists of messages
+    Text              {"text"}
+    Classification    {"text", "labels": [text, …]}
+"""
+
+
 class PreparedSplit(ApiModel):
-    """A prepared file: JSON lines, each {"messages": […]}, {"prompt", "completion"} or {"text"}."""
+    """A prepared file: JSON lines of the prepared format."""
 
     file: str
     """Path below the job's folder, for example data/train.jsonl."""
@@ -147,8 +159,8 @@ class Resolved(ApiModel):
     name: str
     uid: str
     method: Literal["sft", "cpt"]
-    format: Literal["Messages", "PromptCompletion", "Text"]
-    """Shape of the prepared rows (Alpaca becomes PromptCompletion)."""
+    format: PreparedFormat
+    """Shape of the prepared rows."""
     base_model: ResolvedBaseModel
     from_config: FromConfig | None = None
     dataset: DatasetSpec

@@ -5,12 +5,12 @@ with its end token; a prompt is everything before it, exactly as a server would 
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
+from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
 
 IGNORED = -100
-Format = Literal["Messages", "PromptCompletion", "Text"]
 Fields = dict[str, Any]
 
 
@@ -26,7 +26,7 @@ class Encoder:
     """Tokenises rows of one format."""
 
     tokenizer: Any
-    format: Format
+    format: PreparedFormat
     answers_only: bool
     """Train on answers (every assistant turn) only, or on all tokens."""
     training_template: str | None
@@ -35,7 +35,7 @@ class Encoder:
     def training(self, fields: Fields) -> Example:
         """A row to learn from."""
         if self.format == "Messages":
-            return self._conversation(fields["messages"])
+            return self._conversation(fields)
         if self.format == "PromptCompletion" and self.answers_only:
             return self.answer(fields)
         ids = self._document(fields["text"] if self.format == "Text" else fields["prompt"] + fields["completion"])
@@ -47,7 +47,7 @@ class Encoder:
             return self.training(fields)
         prompt = self.prompt(fields)
         if self.format == "Messages":
-            ids = self._rendered(fields["messages"])
+            ids = self._rendered(fields, fields["messages"])
             ids = ids[: _last(ids, self._added()) + 1]  # what a template puts after the end token is no answer
         else:
             ids = self._document(fields["prompt"] + fields["completion"])
@@ -58,7 +58,7 @@ class Encoder:
     def prompt(self, fields: Fields) -> list[int]:
         """What a model is asked."""
         if self.format == "Messages":
-            return self._rendered(fields["messages"][:-1], add_generation_prompt=True)
+            return self._rendered(fields, fields["messages"][:-1], add_generation_prompt=True)
         return self._ids(fields["prompt"])
 
     def reference(self, fields: Fields) -> str:
@@ -70,23 +70,27 @@ class Encoder:
         own = self.reference(fields)
         spaced = own.replace(own.strip(), answer, 1) if own.strip() else answer
         if self.format == "Messages":
-            return {"messages": [*fields["messages"][:-1], fields["messages"][-1] | {"content": spaced}]}
+            return fields | {"messages": [*fields["messages"][:-1], fields["messages"][-1] | {"content": spaced}]}
         return fields | {"completion": spaced}
 
-    def _conversation(self, messages: list[Fields]) -> Example:
+    def _conversation(self, fields: Fields) -> Example:
         if not self.answers_only:
-            ids = self._rendered(messages)
+            ids = self._rendered(fields, fields["messages"])
             return Example(ids, list(ids))
         rendered = self.tokenizer.apply_chat_template(
-            messages, chat_template=self.training_template, return_dict=True, return_assistant_tokens_mask=True
+            fields["messages"],
+            tools=fields.get("tools"),
+            chat_template=self.training_template,
+            return_dict=True,
+            return_assistant_tokens_mask=True,
         )
         pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
         return Example(list(rendered["input_ids"]), [token if learned else IGNORED for token, learned in pairs])
 
-    def _rendered(self, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
+    def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
         rendered = self.tokenizer.apply_chat_template(
-            messages, add_generation_prompt=add_generation_prompt, return_dict=True
+            messages, tools=fields.get("tools"), add_generation_prompt=add_generation_prompt, return_dict=True
         )
         return list(rendered["input_ids"])
 
@@ -104,7 +108,7 @@ class Encoder:
         return set(self.tokenizer.get_added_vocab().values())
 
 
-def encoder(tokenizer: Any, format_: Format, answers_only: bool) -> Encoder:
+def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool) -> Encoder:
     """The encoder of a format. Raises Failure where the tokenizer cannot express it."""
     if tokenizer.eos_token_id is None:
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")

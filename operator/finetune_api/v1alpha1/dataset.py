@@ -7,7 +7,18 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, Name, ShortText, Uri, cel, exactly_one
 from finetune_api.v1alpha1.references import SecretRef
 
-Format = Literal["Auto", "Messages", "PromptCompletion", "Alpaca", "Text"]
+Format = Literal[
+    "Auto",
+    "Messages",
+    "PromptCompletion",
+    "Alpaca",
+    "ShareGPT",
+    "Vertex",
+    "Preference",
+    "Unpaired",
+    "Text",
+    "Classification",
+]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -78,12 +89,24 @@ class Columns(ApiModel):
 
     messages: ShortText | None = None
     """Column holding the list of messages."""
+    conversations: ShortText | None = None
+    """Column holding the turns of a ShareGPT conversation."""
+    contents: ShortText | None = None
+    """Column holding the contents of a Vertex conversation."""
     prompt: ShortText | None = None
     """Column holding the prompt (Alpaca: instruction)."""
     completion: ShortText | None = None
     """Column holding the answer (Alpaca: output)."""
+    chosen: ShortText | None = None
+    """Column holding the better answer of a preference."""
+    rejected: ShortText | None = None
+    """Column holding the worse answer of a preference."""
+    label: ShortText | None = None
+    """Column holding the verdict (Unpaired: true or false) or the class (Classification)."""
+    labels: ShortText | None = None
+    """Column holding the list of classes, where a text can have several (Classification)."""
     text: ShortText | None = None
-    """Column holding raw text."""
+    """Column holding raw text, or the text to classify."""
 
 
 class Quality(ApiModel):

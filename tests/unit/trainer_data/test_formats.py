@@ -29,11 +29,25 @@ def broken(row: dict[str, Any], format_: Any, labels: frozenset[str] = frozenset
         ({"text": ""}, "sft", "Text"),
         ({"text": "", "prompt": "", "completion": ""}, "sft", "PromptCompletion"),
         ({"text": "", "prompt": "", "completion": ""}, "cpt", "Text"),
+        ({"conversations": []}, "sft", "ShareGPT"),
+        ({"contents": []}, "grpo", "Vertex"),
+        ({"chosen": "", "rejected": ""}, "dpo", "Preference"),
+        ({"prompt": "", "completion": "", "label": True}, "kto", "Unpaired"),
+        ({"prompt": "", "completion": "", "label": True}, "sft", "PromptCompletion"),
+        ({"prompt": "", "completion": "", "label": True}, "dpo", "Unpaired"),
+        ({"text": "", "label": 1}, "classification", "Classification"),
+        ({"text": "", "labels": []}, "classification", "Classification"),
+        ({"text": "", "label": 1}, "cpt", "Text"),
         ({"question": ""}, "sft", None),
     ],
 )
 def test_a_format_is_told_by_its_fields(row: dict[str, Any], method: str, format_: str | None) -> None:
     assert tell(row, NO_COLUMNS, method) == format_
+
+
+def test_renamed_columns_mean_prompt_and_completion_before_alpaca() -> None:
+    columns = Columns(prompt="question", completion="answer")
+    assert tell({"question": "", "answer": ""}, columns, "sft") == "PromptCompletion"
 
 
 def test_columns_of_another_format_are_named() -> None:
@@ -49,7 +63,7 @@ def test_alpaca_becomes_prompt_and_completion() -> None:
     assert "### Instruction:\n{Add}\n\n### Input:\n1 {1}\n\n### Response:\n" in row["prompt"]
 
 
-def test_other_fields_of_a_row_are_left_out_but_tools_are_refused() -> None:
+def test_other_fields_of_a_row_are_left_out() -> None:
     chat = {
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": None}],
         "id": 1,
@@ -57,7 +71,6 @@ def test_other_fields_of_a_row_are_left_out_but_tools_are_refused() -> None:
     assert canonical(chat, "Messages", NO_COLUMNS, frozenset()) == {
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     }
-    assert broken({**chat, "tools": [{}]}, "Messages")[0] == "tools"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +91,7 @@ def test_other_fields_of_a_row_are_left_out_but_tools_are_refused() -> None:
             {"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]},
             "Messages",
             "messages[0].tool_calls",
-            "a list of 1",
+            "tool calls of role user",
         ),
     ],
 )

@@ -20,7 +20,7 @@ def _normal(value: Any) -> Any:
         return unicodedata.normalize("NFC", value).replace("\r\n", "\n").strip()
     if isinstance(value, list):
         return [_normal(item) for item in value]
-    return {key: _normal(item) for key, item in value.items()}
+    return {key: _normal(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def cut(digests: set[bytes], split: Split, seed: int) -> dict[bytes, SplitName]:

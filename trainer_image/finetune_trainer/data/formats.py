@@ -3,23 +3,66 @@
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+from finetune_api.artifacts import PreparedFormat
 from finetune_api.v1alpha1.dataset import Columns
+from finetune_trainer.data.conversations import messages_row, sharegpt_row, vertex_row
+from finetune_trainer.data.fields import Row, storable, text
 from finetune_trainer.data.findings import Broken, describe
+from finetune_trainer.data.preferences import preference_row, unpaired_halves, unpaired_row
 
-RowFormat = Literal["Messages", "PromptCompletion", "Alpaca", "Text"]
-PreparedFormat = Literal["Messages", "PromptCompletion", "Text"]
-Row = dict[str, Any]
+RowFormat = Literal[
+    "Messages",
+    "ShareGPT",
+    "Vertex",
+    "Preference",
+    "Unpaired",
+    "Classification",
+    "Alpaca",
+    "PromptCompletion",
+    "Text",
+]
 
 COLUMNS: dict[RowFormat, dict[str, str]] = {
     "Messages": {"messages": "messages"},
+    "ShareGPT": {"conversations": "conversations"},
+    "Vertex": {"contents": "contents"},
+    "Preference": {"prompt": "prompt", "chosen": "chosen", "rejected": "rejected"},
+    "Unpaired": {"prompt": "prompt", "completion": "completion", "label": "label"},
+    "Classification": {"text": "text", "label": "label", "labels": "labels"},
     "PromptCompletion": {"prompt": "prompt", "completion": "completion"},
     "Alpaca": {"prompt": "instruction", "completion": "output"},
     "Text": {"text": "text"},
 }
-"""Per format: the names of spec.dataset.columns that concern it, and what they are without it."""
-METHOD_FORMATS: dict[str, tuple[RowFormat, ...]] = {"sft": ("Messages", "PromptCompletion", "Alpaca"), "cpt": ("Text",)}
-"""What each method learns from, in the order in which formats are looked for."""
-ROLES = ("system", "user", "assistant")
+"""Per format: the names of spec.dataset.columns that concern it, and what they are without it; the most telling first."""
+OPTIONAL: dict[RowFormat, tuple[frozenset[str], ...]] = {
+    "Preference": (frozenset({"chosen", "rejected"}),),
+    "Classification": (frozenset({"text", "label"}), frozenset({"text", "labels"})),
+}
+"""Formats that can do without some of their columns: any one of these sets tells them."""
+ANSWERS: tuple[RowFormat, ...] = ("Messages", "ShareGPT", "Vertex", "Alpaca", "PromptCompletion")
+METHOD_FORMATS: dict[str, tuple[RowFormat, ...]] = {
+    "sft": ANSWERS,
+    "cpt": ("Text",),
+    "dpo": ("Preference",),
+    "orpo": ("Preference",),
+    "reward": ("Preference",),
+    "kto": ("Unpaired", "Preference"),
+    "grpo": ANSWERS,
+    "ppo": ANSWERS,
+    "classification": ("Classification",),
+}
+"""What each method learns from; its formats are looked for before others."""
+PREPARED: dict[RowFormat, PreparedFormat] = {
+    "Messages": "Messages",
+    "ShareGPT": "Messages",
+    "Vertex": "Messages",
+    "Preference": "Preference",
+    "Unpaired": "Unpaired",
+    "Classification": "Classification",
+    "Alpaca": "PromptCompletion",
+    "PromptCompletion": "PromptCompletion",
+    "Text": "Text",
+}
 
 ALPACA = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -36,7 +79,12 @@ ALPACA_WITH_INPUT = (
 def tell(row: Row, columns: Columns, method: str) -> RowFormat | None:
     """The format whose fields a row has, one the method learns from before others; None if there is none."""
     order = sorted(COLUMNS, key=lambda name: name not in METHOD_FORMATS[method])
-    return next((name for name in order if all(column in row for column in names(name, columns).values())), None)
+    return next((name for name in order if _has_columns(row, name, columns)), None)
+
+
+def _has_columns(row: Row, format_: RowFormat, columns: Columns) -> bool:
+    known = names(format_, columns)
+    return any(all(known[ours] in row for ours in needed) for needed in OPTIONAL.get(format_, (frozenset(known),)))
 
 
 def names(format_: RowFormat, columns: Columns) -> dict[str, str]:
@@ -49,67 +97,67 @@ def foreign_columns(format_: RowFormat, columns: Columns) -> list[str]:
     return sorted(set(columns.model_dump(exclude_none=True)) - set(COLUMNS[format_]))
 
 
-def prepared_format(format_: RowFormat) -> PreparedFormat:
-    """The shape of the prepared rows."""
-    return "PromptCompletion" if format_ == "Alpaca" else format_
+def methods_of(format_: RowFormat) -> list[str]:
+    """The methods that learn from a format."""
+    return [method for method, formats in METHOD_FORMATS.items() if format_ in formats]
+
+
+def prepared_format(format_: RowFormat, method: str) -> PreparedFormat:
+    """The shape of the prepared rows; kto learns from each side of a preference by itself."""
+    return "Unpaired" if method == "kto" else PREPARED[format_]
 
 
 def canonical(row: Row, format_: RowFormat, columns: Columns, labels: frozenset[str]) -> Row:
     """The row as the train stage reads it. Raises Broken. With ``labels``, its answer must be one of them."""
-    if format_ == "Text":
-        return {"text": _text(row, names(format_, columns)["text"])}
-    prepared, answer, field = READERS[format_](row, names(format_, columns))
+    known = names(format_, columns)
+    if format_ in READERS:
+        return READERS[format_](row, known)
+    prepared, answer, field = ANSWER_READERS[format_](row, known)
     if labels and answer.strip() not in labels:
         raise Broken(field, describe(answer), f"one of the {len(labels)} evaluation.labels")
     return prepared
 
 
-def _messages(row: Row, names: Mapping[str, str]) -> tuple[Row, str, str]:
-    field = names["messages"]
-    messages = row.get(field)
-    if not isinstance(messages, list) or not messages:
-        raise Broken(field, describe(messages) if field in row else "nothing", "a list of messages")
-    if row.get("tools"):
-        raise Broken("tools", describe(row["tools"]), "no tools: tool calls are not supported yet")
-    prepared: list[Row] = []
-    for place, message in enumerate(messages):
-        where = f"{field}[{place}]"
-        prepared.append(_message(message, where, _next_roles(prepared)))
-    last = prepared[-1]
-    if last["role"] != "assistant":
-        raise Broken(f"{field}[{len(prepared) - 1}].role", last["role"], "assistant: the last message is the answer")
-    return {"messages": prepared}, last["content"], f"{field}[{len(prepared) - 1}].content"
+def prepared_rows(row: Row, format_: RowFormat, method: str) -> list[Row]:
+    """What a method learns from a canonical row: the row, or for kto both sides of a preference."""
+    return unpaired_halves(row) if method == "kto" and format_ == "Preference" else [row]
 
 
-def _message(message: Any, where: str, allowed: tuple[str, ...]) -> Row:
-    if not isinstance(message, dict):
-        raise Broken(where, describe(message), "an object with role and content")
-    role = message.get("role")
-    if role not in ROLES:
-        found = "nothing" if "role" not in message else describe(role)
-        raise Broken(f"{where}.role", found, f"one of {', '.join(ROLES)}")
-    if role not in allowed:
-        raise Broken(f"{where}.role", role, " or ".join(allowed))
-    unsupported = sorted(key for key in message if key not in ("role", "content") and message[key])
-    if unsupported:
-        raise Broken(f"{where}.{unsupported[0][:40]}", describe(message[unsupported[0]]), "only role and content")
-    return {"role": role, "content": _text(message, "content", f"{where}.content")}
+def _text_row(row: Row, names: Mapping[str, str]) -> Row:
+    return {"text": text(row, names["text"])}
 
 
-def _next_roles(before: list[Row]) -> tuple[str, ...]:
-    """A system message may come first; then user and assistant take turns."""
-    if not before:
-        return ("system", "user")
-    return ("assistant",) if before[-1]["role"] == "user" else ("user",)
+def _classification(row: Row, names: Mapping[str, str]) -> Row:
+    """{"text", "label"} or {"text", "labels"} -> {"text", "labels"}; a class may be a number."""
+    field = names["labels"] if names["labels"] in row else names["label"]
+    stated = row.get(field)
+    if field == names["labels"]:
+        if not isinstance(stated, list):
+            raise Broken(field, describe(stated), "a list of classes")
+        places = {f"{field}[{place}]": each for place, each in enumerate(stated)}
+    else:
+        places = {field: stated if field in row else None}
+    labels = [_class(value, where) for where, value in places.items()]
+    if len(set(labels)) < len(labels):
+        raise Broken(field, "a class twice", "each class once")
+    return {"text": text(row, names["text"]), "labels": labels}
+
+
+def _class(value: Any, where: str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | str) or not str(value).strip():
+        raise Broken(where, describe(value), "a class: a non-empty string, a whole number or a boolean")
+    return storable(str(value).strip(), where)
 
 
 def _prompt_completion(row: Row, names: Mapping[str, str]) -> tuple[Row, str, str]:
-    prompt, completion = _text(row, names["prompt"]), _text(row, names["completion"])
+    prompt, completion = text(row, names["prompt"]), text(row, names["completion"])
     return {"prompt": prompt, "completion": completion}, completion, names["completion"]
 
 
 def _alpaca(row: Row, names: Mapping[str, str]) -> tuple[Row, str, str]:
-    instruction, output = _text(row, names["prompt"]), _text(row, names["completion"])
+    instruction, output = text(row, names["prompt"]), text(row, names["completion"])
     context = row.get("input") or ""
     if not isinstance(context, str):
         raise Broken("input", describe(context), "a string")
@@ -118,22 +166,18 @@ def _alpaca(row: Row, names: Mapping[str, str]) -> tuple[Row, str, str]:
     return {"prompt": prompt, "completion": output}, output, names["completion"]
 
 
-READERS: dict[str, Callable[[Row, Mapping[str, str]], tuple[Row, str, str]]] = {
-    "Messages": _messages,
+READERS: dict[str, Callable[[Row, Mapping[str, str]], Row]] = {
+    "Text": _text_row,
+    "Preference": preference_row,
+    "Unpaired": unpaired_row,
+    "Classification": _classification,
+}
+"""Per format without a single answer: the prepared row."""
+ANSWER_READERS: dict[str, Callable[[Row, Mapping[str, str]], tuple[Row, str, str]]] = {
+    "Messages": messages_row,
+    "ShareGPT": sharegpt_row,
+    "Vertex": vertex_row,
     "PromptCompletion": _prompt_completion,
     "Alpaca": _alpaca,
 }
 """Per format with answers: the prepared row, its answer, and the field that holds it."""
-
-
-def _text(container: Row, key: str, where: str = "") -> str:
-    if key not in container:
-        raise Broken(where or key, "nothing", "a non-empty string")
-    value = container[key]
-    if not isinstance(value, str) or not value.strip():
-        raise Broken(where or key, describe(value), "a non-empty string")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise Broken(where or key, "half of a surrogate pair", "text that can be written as UTF-8") from None
-    return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Columns, DatasetSpec, Quality, Split
 from finetune_trainer.data.cleaning import cut, row_digest
@@ -14,21 +15,17 @@ from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.formats import (
     COLUMNS,
     METHOD_FORMATS,
-    PreparedFormat,
     RowFormat,
     canonical,
     foreign_columns,
+    methods_of,
     names,
     prepared_format,
+    prepared_rows,
     tell,
 )
 from finetune_trainer.data.reading import read_rows
 from finetune_trainer.data.sources import HELD_OUT_FIRST, SourceFile, SplitName
-
-ALTERNATIVES = {
-    "sft": "to learn from raw text use method cpt",
-    "cpt": "to learn from answers use method sft",
-}
 
 
 @dataclass(frozen=True)
@@ -47,15 +44,13 @@ class Prepared(NamedTuple):
     """Prepared files and what was left out."""
 
     row_format: RowFormat
+    """Shape of the source's rows."""
+    format: PreparedFormat
+    """Shape of the prepared rows."""
     files: dict[SplitName, Path]
     rows: dict[SplitName, int]
     duplicates: int
     invalid: int
-
-    @property
-    def format(self) -> PreparedFormat:
-        """Shape of the prepared rows."""
-        return prepared_format(self.row_format)
 
 
 class _Checked(NamedTuple):
@@ -81,7 +76,7 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path) -> P
     rows, duplicates = _distribute(checked, wanted, folder, keep_copies=quality.deduplicate == "None")
     _refuse_empty(rows, wanted, findings, duplicates)
     files = {split: folder / f"{split}.jsonl" for split in rows}
-    return Prepared(format_, files, rows, duplicates, findings.count)
+    return Prepared(format_, prepared_format(format_, wanted.method), files, rows, duplicates, findings.count)
 
 
 def _format(train: SourceFile, wanted: Wanted) -> RowFormat:
@@ -94,7 +89,7 @@ def _format(train: SourceFile, wanted: Wanted) -> RowFormat:
         raise Failure(
             Reason.DATA_INVALID,
             f"{train.name}: rows of format {found} do not fit method {wanted.method}, which learns from "
-            f"{' or '.join(possible)}; {ALTERNATIVES[wanted.method]}",
+            f"{' or '.join(possible)}; to learn from them use method {' or '.join(methods_of(found))}",
         )
     if foreign := foreign_columns(found, columns):
         raise Failure(
@@ -132,8 +127,9 @@ def _check(source: SourceFile, format_: RowFormat, wanted: Wanted, findings: Fin
             except Broken as broken:
                 findings.add(source.name, number, broken)
                 continue
-            checked.digests.append(row_digest(prepared))
-            out.write(json.dumps(prepared, ensure_ascii=False).encode() + b"\n")
+            for each in prepared_rows(prepared, format_, wanted.method):
+                checked.digests.append(row_digest(each))
+                out.write(json.dumps(each, ensure_ascii=False).encode() + b"\n")
     return checked
 
 
