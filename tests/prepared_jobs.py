@@ -21,8 +21,8 @@ from finetune_api.artifacts import (
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel, SplitStatistics
 from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
+from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
-from finetune_trainer.outcome import Places
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 COLOURS = ("red", "green", "blue")

@@ -5,6 +5,7 @@
       resolved.json                                                                 every value decided
       checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
       adapter/ or model/…, manifest.json                                            what is served
+      endpoint/endpoint.json, manifest.json                                         instead, of a model that lives at a provider
       metrics.jsonl  evaluation.json
       manifest.json                                                                 everything above; written last of all
 
@@ -24,6 +25,7 @@ from finetune_api.v1alpha1.finetunejob import (
     ResolvedBaseModel,
     SplitStatistics,
 )
+from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
 
 MANIFEST = "manifest.json"
@@ -33,6 +35,9 @@ TOKENIZER = "data/tokenizer"
 CHECKPOINTS = "checkpoints"
 ADAPTER = "adapter"
 MODEL = "model"
+ENDPOINT = "endpoint"
+ENDPOINT_FILE = "endpoint.json"
+"""In the folder endpoint: a ProviderModel."""
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 
@@ -61,12 +66,14 @@ class FileEntry(ApiModel):
 class Manifest(ApiModel):
     """Lists every file of a folder; written last, so that a folder without a valid one does not exist."""
 
-    kind: Literal["Data", "Checkpoint", "Adapter", "Model", "Job"]
+    kind: Literal["Data", "Checkpoint", "Adapter", "Model", "Endpoint", "Job"]
     """What the folder holds."""
     files: list[FileEntry]
     """Every file but the manifest, sorted by path."""
     base_model: ResolvedBaseModel | None = None
     """Adapter: the base it belongs to."""
+    provider: ProviderModel | None = None
+    """Endpoint: where the model lives and what it is called there."""
     step: int | None = None
     """Checkpoint: optimiser step."""
     job: "JobRecord | None" = None
@@ -94,6 +101,8 @@ class JobRecord(ApiModel):
     steps: int
     loss: float | None = None
     """Last training loss."""
+    provider: ProviderStatus | None = None
+    """A delegated job: the provider's last word."""
 
 
 class ResolvedTraining(ApiModel):
@@ -171,6 +180,28 @@ class Resolved(ApiModel):
     training: ResolvedTraining
     evaluation: EvaluationSpec
     """metrics and max_new_tokens filled in."""
+    choices: list[Choice]
+    output_folder: Uri
+    """The job's folder."""
+
+
+class ResolvedDelegation(ApiModel):
+    """resolved.json of a delegated job: the prepared data; hyperparameters are sent to the provider as the spec states them."""
+
+    namespace: str
+    name: str
+    uid: str
+    method: Literal["sft", "dpo"]
+    format: Literal["Messages", "PromptCompletion", "Preference"]
+    """Shape of the prepared rows."""
+    base_model: ResolvedBaseModel
+    splits: list[PreparedSplit]
+    data_digest: Digest
+    """sha256 of data/manifest.json."""
+    evaluation: EvaluationSpec
+    """metrics and max_new_tokens filled in."""
+    seed: int
+    """Of the split and the gate's bootstrap."""
     choices: list[Choice]
     output_folder: Uri
     """The job's folder."""

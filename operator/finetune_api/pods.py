@@ -20,6 +20,7 @@ from finetune_api.v1alpha1.finetunejob import (
     ResolvedBaseModel,
     TrainerStatus,
 )
+from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 
 CONFIG_FILE = "/etc/finetune/job.json"
@@ -76,6 +77,8 @@ class JobConfig(ApiModel):
     """The address behind uri or jobRef; empty for fromConfig."""
     image: str
     """Trainer image."""
+    delegate_image: str | None = None
+    """A delegated job: image of the train stage."""
 
 
 class Report(ApiModel):
@@ -86,6 +89,8 @@ class Report(ApiModel):
     """Newest committed checkpoints, oldest first."""
     resumed_from_step: int | None = None
     """Step this attempt went on from."""
+    provider: ProviderStatus | None = None
+    """A delegated job: the provider's side of it."""
 
 
 class Prepared(ApiModel):
@@ -106,6 +111,8 @@ class Trained(ApiModel):
     steps: int
     loss: float | None = None
     """Last training loss."""
+    provider: ProviderStatus | None = None
+    """A delegated job: the provider's last word."""
 
 
 class Summary(ApiModel):

@@ -13,6 +13,12 @@ from manifests import DIGEST, FROM_CONFIG, FULL, MINIMAL, OF_JOB, S3, SERVE_URI,
 
 pytestmark = pytest.mark.apiserver
 
+BACKENDS: dict[str, dict[str, Any]] = {
+    "kubernetes": {},
+    "vertex": {"project": "p", "location": "europe-west4", "stagingUri": "gs://rows/team"},
+    "openai": {"secretRef": {"name": "openai"}},
+}
+
 
 @pytest.mark.parametrize(
     "spec",
@@ -47,7 +53,7 @@ pytestmark = pytest.mark.apiserver
                 "Prompt",
             )
         ),
-        *(pytest.param({"backend": {b: {}}}, id=f"backend {b}") for b in ("kubernetes", "vertex", "openai")),
+        *(pytest.param({"backend": {name: fields}}, id=f"backend {name}") for name, fields in BACKENDS.items()),
     ],
 )
 def test_accepted_jobs(cluster: Kubectl, group: str, spec: dict[str, Any]) -> None:
@@ -123,7 +129,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "training": {"maxSteps": 7},
     "evaluation": {"metrics": ["Loss"]},
     "output": {"uri": "s3://models/team-b"},
-    "backend": {"vertex": {"project": "p"}},
+    "backend": {"vertex": BACKENDS["vertex"]},
     "activeDeadlineSeconds": {"": 60},
     "maxRetries": {"": 1},
 }

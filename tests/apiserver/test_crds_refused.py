@@ -99,7 +99,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "a gate against the base needs compareWithBase: true",
     ),
     "output elsewhere": ({"output": {"uri": "/models"}}, "uri is s3://bucket or s3://bucket/folder"),
-    "two backends": ({"backend": {"kubernetes": {}, "vertex": {}}}, "set exactly one of: kubernetes, vertex, openai"),
+    "two backends": (
+        {"backend": {"kubernetes": {}, "openai": {"secretRef": {"name": "k"}}}},
+        "set exactly one of: kubernetes, vertex, openai",
+    ),
+    "rows staged elsewhere": (
+        {"backend": {"vertex": {"project": "p", "location": "europe-west4", "stagingUri": "s3://rows"}}},
+        "stagingUri is gs://bucket or gs://bucket/folder",
+    ),
     "no backend": ({"backend": {}}, "set exactly one of: kubernetes, vertex, openai"),
     "several GPUs": ({"backend": {"kubernetes": {"gpus": 2}}}, "spec.backend.kubernetes.gpus"),
     "not a quantity": ({"backend": {"kubernetes": {"resources": {"memory": "16GB"}}}}, "resources.memory"),

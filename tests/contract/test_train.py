@@ -10,10 +10,10 @@ from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Report
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.training import EvaluationSpec, GateRule
+from finetune_stage.outcome import Places
+from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder
 from finetune_trainer import collect
-from finetune_trainer.outcome import Places
-from finetune_trainer.scores import EvaluationFile, RowScore
 from prepared_jobs import (
     COLOURS,
     TINY,
@@ -61,9 +61,9 @@ def published_scores(config: JobConfig, secret: Path) -> EvaluationFile:
 def scores_again(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> Any:
     """The held-out rows under a model made from the published files alone."""
     from finetune_api.artifacts import Resolved
+    from finetune_stage.rows import Row
     from finetune_trainer.encode import encoder
     from finetune_trainer.evaluate import Exam, score
-    from finetune_trainer.inputs import Row
     from finetune_trainer.machine import Numerics
 
     resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
@@ -287,7 +287,8 @@ def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret
     """bitsandbytes repacks weights at a forward in eval mode on some CPUs; gradients after it were silently wrong."""
     import torch
 
-    from finetune_trainer.inputs import open_output, read_inputs
+    from finetune_stage.rows import open_output
+    from finetune_trainer.inputs import read_inputs
     from finetune_trainer.machine import Numerics
     from finetune_trainer.model import add_adapter, load_base
 

@@ -17,7 +17,7 @@ MAX_FUNCTION_LINES = 40
 
 def test_the_walk_finds_the_packages() -> None:
     names = {package.name for package in PACKAGES}
-    assert {"finetune_api", "finetune_storage", "finetune_operator", "finetune_gateway"} <= names
+    assert {"finetune_api", "finetune_storage", "finetune_stage", "finetune_operator", "finetune_gateway"} <= names
     assert {"finetune_trainer", "finetune_server"} <= names
     assert len(MODULES) > 50
 

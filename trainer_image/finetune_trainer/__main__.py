@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from finetune_api.pods import JobConfig, Stage, Summary
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.outcome import Places, exit_code, failed, termination_message
+from finetune_stage.outcome import Places, exit_code, failed, termination_message
 
 STAGES: dict[str, Stage] = {"prepare": "Prepare", "train": "Train", "collect": "Collect"}
 

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
 from finetune_api.v1alpha1.training import FromConfig
+from finetune_stage.outcome import Places
 from finetune_storage import fetch_model, is_model_file, pin_model
-from finetune_trainer.outcome import Places
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS
 
 CODE_FIELD = "auto_map"

@@ -3,9 +3,9 @@
 from finetune_api.artifacts import MANIFEST
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.inputs import open_output
-from finetune_trainer.outcome import Places
-from finetune_trainer.publish import published
+from finetune_stage.outcome import Places
+from finetune_stage.record import published
+from finetune_stage.rows import open_output
 
 
 def run(config: JobConfig, places: Places) -> Trained:

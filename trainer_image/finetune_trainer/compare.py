@@ -5,12 +5,12 @@ from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_stage.gate import decide
+from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam, score
-from finetune_trainer.gate import decide
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
-from finetune_trainer.scores import EvaluationFile, RowScore, figures, majority_baseline, share
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""

@@ -15,10 +15,10 @@ from transformers import GenerationConfig
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.training import Metric
+from finetune_stage.rows import Row
+from finetune_stage.scores import RowScore
 from finetune_trainer.encode import IGNORED, Encoder, Example
-from finetune_trainer.inputs import Row
 from finetune_trainer.machine import Numerics
-from finetune_trainer.scores import RowScore
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 """Memory for the float32 logits of a batch; computing the loss takes about three times that."""

@@ -12,6 +12,7 @@ from finetune_api.pods import JobConfig
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus
+from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer import base_model
 from finetune_trainer.base_model import BaseFacts
@@ -19,7 +20,6 @@ from finetune_trainer.data.measuring import Lengths, measure
 from finetune_trainer.data.sources import SplitName, fetch_sources
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 from finetune_trainer.encode import encoder
-from finetune_trainer.outcome import Places
 from finetune_trainer.plan import Choices, Plan, Situation, answers_only, decide, method_of, split_seed
 from finetune_trainer.tokenizer import load_tokenizer, train_tokenizer
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from finetune_api.artifacts import METRICS
 from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob import Checkpoint, TrainerMetric, TrainerStatus
+from finetune_stage.report import Reporter
 from finetune_storage import Store
 from finetune_trainer.checkpoints import KEPT, now
-from finetune_trainer.report import Reporter
 
 Figures = dict[str, float]
 

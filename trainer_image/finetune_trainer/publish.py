@@ -1,6 +1,5 @@
 """Store what came out: artifact, evaluation, metrics, and last of all the job's manifest. Safe to repeat at any point."""
 
-import hashlib
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -15,18 +14,18 @@ from finetune_api.artifacts import (
     METRICS,
     MODEL,
     RESOLVED,
-    FileEntry,
     JobRecord,
     Manifest,
     Resolved,
 )
 from finetune_api.pods import Trained
 from finetune_api.v1alpha1.finetunejob import ArtifactStatus, EvaluationStatus
-from finetune_storage import Store, commit_folder, document
+from finetune_stage.record import entry, folder_entries, write_manifest
+from finetune_stage.scores import EvaluationFile
+from finetune_storage import commit_folder, document
 from finetune_trainer.card import model_card
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
-from finetune_trainer.scores import EvaluationFile
 
 LIBRARIES = (
     "finetune-operator",
@@ -62,23 +61,6 @@ class Outcome:
         return self.evaluation is None or self.evaluation.gate_passed
 
 
-def published(store: Store) -> Trained | None:
-    """The outcome of a job whose manifest is written."""
-    if not store.exists(MANIFEST):
-        return None
-    job = Manifest.model_validate_json(store.get(MANIFEST)).job
-    if job is None:
-        raise ValueError(f"{store.uri(MANIFEST)} has no job record")
-    return Trained(
-        artifact=job.artifact,
-        evaluation=job.evaluation,
-        gate_passed=job.gate_passed,
-        trained_tokens=job.trained_tokens,
-        steps=job.steps,
-        loss=job.loss,
-    )
-
-
 def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image: str) -> Trained:
     """Upload everything and write the job's manifest."""
     store, resolved = inputs.store, inputs.resolved
@@ -91,11 +73,11 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     base = resolved.base_model if is_adapter else None
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
     digest = commit_folder(store, folder, key, manifest)
-    files = [_entry(store, RESOLVED), *_folder_entries(store, DATA), *_folder_entries(store, key)]
+    files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
     files.append(store.upload(inputs.work / METRICS, METRICS))
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
-        files.append(_entry(store, EVALUATION))
+        files.append(entry(store, EVALUATION))
     artifact = ArtifactStatus(
         kind="Adapter" if is_adapter else "Model",
         uri=store.uri(key),
@@ -103,11 +85,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         manifest_uri=store.uri(MANIFEST),
     )
     record = _record(inputs, outcome, artifact, image)
-    root = Manifest(kind="Job", files=sorted(files, key=lambda entry: entry.path), job=record)
-    store.put_new(MANIFEST, document(root))
-    trained = published(store)
-    assert trained is not None
-    return trained
+    return write_manifest(store, files, record)
 
 
 def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: str) -> JobRecord:
@@ -143,18 +121,6 @@ def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, fold
     # The vocabulary never changes; "auto" would ask a hub about the base.
     model.save_pretrained(folder, save_embedding_layers=False)
     model.generation_config.save_pretrained(folder)
-
-
-def _entry(store: Store, key: str) -> FileEntry:
-    data = store.get(key)
-    return FileEntry(path=key, size=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-def _folder_entries(store: Store, key: str) -> list[FileEntry]:
-    """The files of a committed folder and its manifest, as seen from the job's folder."""
-    manifest = Manifest.model_validate_json(store.get(f"{key}/{MANIFEST}"))
-    inner = [entry.model_copy(update={"path": f"{key}/{entry.path}"}) for entry in manifest.files]
-    return [*inner, _entry(store, f"{key}/{MANIFEST}")]
 
 
 def versions() -> dict[str, str]:

@@ -7,14 +7,16 @@ import os
 import warnings
 
 from finetune_api.pods import JobConfig, Trained
+from finetune_stage.outcome import Places
+from finetune_stage.record import published
+from finetune_stage.report import Reporter, destination
+from finetune_stage.rows import open_output
 from finetune_trainer.checkpoints import Checkpoints
-from finetune_trainer.inputs import Inputs, open_output, read_inputs
+from finetune_trainer.inputs import Inputs, read_inputs
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import choose_numerics, naming_memory, pin_threads
-from finetune_trainer.outcome import Places
 from finetune_trainer.progress import Progress
-from finetune_trainer.publish import Outcome, publish, published
-from finetune_trainer.report import Reporter, destination
+from finetune_trainer.publish import Outcome, publish
 
 QUIET = {
     "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",  # our own thread speaks that contract, and never slows a step

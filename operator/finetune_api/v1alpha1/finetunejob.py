@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.conditions import Conditions
-from finetune_api.model import ApiModel, Digest, Message, NotYet, ShortText, Timestamp, Uri, cel, exactly_one
+from finetune_api.model import ApiModel, Digest, Message, ShortText, Timestamp, Uri, cel, exactly_one
 from finetune_api.v1alpha1.adapterdeployment import Server, Traffic
 from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel, ProviderStatus, VertexBackend
 from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
 from finetune_api.v1alpha1.training import AdapterSpec, BaseModelSpec, EvaluationSpec, MethodSpec, TrainingSpec
 
@@ -55,10 +56,10 @@ class BackendSpec(ApiModel):
 
     kubernetes: KubernetesBackend | None = None
     """Pods of this cluster."""
-    vertex: NotYet | None = None
-    """Vertex AI; not supported yet."""
-    openai: NotYet | None = None
-    """An OpenAI-compatible service; not supported yet."""
+    vertex: VertexBackend | None = None
+    """Vertex AI tuning."""
+    openai: OpenAIBackend | None = None
+    """A service with OpenAI's fine-tuning API."""
 
 
 class DeployTemplate(ApiModel):
@@ -246,12 +247,14 @@ class EvaluationStatus(ApiModel):
 class ArtifactStatus(ApiModel):
     """What was stored."""
 
-    kind: Literal["Adapter", "Model"]
-    """An adapter for the base, or a whole model."""
+    kind: Literal["Adapter", "Model", "Endpoint"]
+    """An adapter for the base, a whole model, or a model that lives at a provider."""
     uri: Uri
     """Its folder."""
     digest: Digest
     """sha256 of the folder's manifest.json."""
+    provider: ProviderModel | None = None
+    """Endpoint: where the model lives and what it is called there."""
     manifest_uri: Uri | None = None
     """Manifest of the whole job."""
 
@@ -323,6 +326,8 @@ class FineTuneJobStatus(ApiModel):
     """Step the current attempt went on from."""
     trained_tokens: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
     """Tokens trained on."""
+    provider: ProviderStatus | None = None
+    """A delegated job: the provider's side of it."""
     evaluation: EvaluationStatus | None = None
     """Base against tuned."""
     artifact: ArtifactStatus | None = None

@@ -10,7 +10,8 @@ from finetune_api.model import ApiModel, Digest, Name, Quantity, ShortText, Uri,
 class SecretRef(ApiModel):
     """A Secret of the same namespace, mounted as files into the pods that need it; the operator never reads it.
 
-    Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION, CA_BUNDLE, HF_TOKEN.
+    Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION, CA_BUNDLE, HF_TOKEN,
+    OPENAI_API_KEY, OPENAI_ORG_ID, OPENAI_PROJECT_ID, credentials.json.
     """
 
     name: Name

@@ -54,8 +54,9 @@ class BaseModelSpec(ApiModel):
         json_schema_extra=cel(
             exactly_one("uri", "jobRef", "fromConfig"),
             (
-                "!has(self.uri) || self.uri.matches('^(hf|s3)://.+')",
-                "uri starts with hf:// (hf://owner/name) or s3:// (s3://bucket/folder)",
+                "!has(self.uri) || self.uri.matches('^(hf|s3|vertex|openai)://.+')",
+                "uri starts with hf:// (hf://owner/name) or s3:// (s3://bucket/folder); with backend vertex or openai it is "
+                "vertex:// or openai:// and the provider's own name of the model",
             ),
             (
                 "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))",
@@ -67,7 +68,8 @@ class BaseModelSpec(ApiModel):
     )
 
     uri: Uri | None = None
-    """hf://owner/name, or s3://bucket/folder holding config.json, tokenizer and safetensors."""
+    """hf://owner/name, or s3://bucket/folder holding config.json, tokenizer and safetensors. With backend vertex or openai:
+    vertex://gemini-…, vertex://projects/…/models/… (a tuned one to go on from), openai://gpt-…."""
     revision: ShortText | None = None
     """Branch, tag or commit of an hf:// model."""
     digest: Digest | None = None

@@ -3,8 +3,8 @@
 import pytest
 
 from finetune_api.v1alpha1.training import GateRule
-from finetune_trainer.gate import NO_ROWS, decide, paired_bootstrap
-from finetune_trainer.scores import RowScore, figures, majority_baseline, share
+from finetune_stage.gate import NO_ROWS, decide, paired_bootstrap
+from finetune_stage.scores import RowScore, figures, majority_baseline, share
 
 LABELS = ["red", "green", "blue"]
 REFERENCES = [LABELS[i % 3] for i in range(90)]

@@ -8,8 +8,8 @@ import pytest
 
 from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob import TrainerStatus
-from finetune_trainer import report
-from finetune_trainer.report import Destination, Reporter, destination
+from finetune_stage import report
+from finetune_stage.report import Destination, Reporter, destination
 from report_server import ReportServer
 
 

@@ -16,11 +16,11 @@ from finetune_api.v1alpha1.finetunejob import (
     PlanStatus,
     ResolvedBaseModel,
 )
+from finetune_stage.outcome import exit_code, failed, termination_message
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.encode import IGNORED, Example
-from finetune_trainer.outcome import exit_code, failed, termination_message
 from finetune_trainer.plan import Choices, Plan, Situation, decide
 
 

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Source
-from finetune_trainer.outcome import Places
+from finetune_stage.outcome import Places
 
 SplitName = Literal["train", "validation", "test"]
 HELD_OUT_FIRST: tuple[SplitName, ...] = ("test", "validation", "train")

@@ -1,7 +1,7 @@
-"""What a model got right, row by row, and the figures made of it. Pure; written by :mod:`finetune_trainer.evaluate`.
+"""What a model got right, row by row, and the figures made of it. Pure; made by :mod:`finetune_trainer.evaluate` or a provider's answers.
 
 evaluation.json is an :class:`EvaluationFile`: with its outcomes every figure and every verdict of
-:mod:`finetune_trainer.gate` can be computed again.
+:mod:`finetune_stage.gate` can be computed again.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_trainer.scores`."""
+"""Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_stage.scores`."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from finetune_api.v1alpha1.finetunejob import GateResult
 from finetune_api.v1alpha1.training import GateRule
-from finetune_trainer.scores import RowScore, correct, figures
+from finetune_stage.scores import RowScore, correct, figures
 
 RESAMPLES = 10_000
 INTERVAL = (2.5, 97.5)
