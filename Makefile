@@ -40,8 +40,8 @@ verify: venv  ## format, lint, types, layers, unit tests, generated files
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -m pytest tests/unit tests/test_*.py
-	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds --reference docs/reference.md
-	git diff --exit-code -- crds charts docs/reference.md
+	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds --reference docs/reference.md --matrix docs/methods.md
+	git diff --exit-code -- crds charts docs/reference.md docs/methods.md
 
 unit: venv  ## unit tests
 	$(PY) -m pytest tests/unit

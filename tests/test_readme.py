@@ -19,13 +19,13 @@ from demo.kubectl import find_tool
 from documents import dropped
 from finetune_api import pods
 from finetune_api.crd import definitions
+from finetune_api.matrix import SUPPORTED_ADAPTERS as ADAPTERS
 from finetune_api.model import ApiModel, NotYet
 from finetune_api.reasons import EXIT_CODES, RETRYABLE, Reason, ServingReason, Stage
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeployment
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob
 from finetune_api.v1alpha1.training import AdapterType, EvaluationSpec, MethodSpec
-from finetune_operator.reconcile.finetunejob.checks import ADAPTERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

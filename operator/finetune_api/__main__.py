@@ -1,7 +1,7 @@
 """``python -m finetune_api crds/``: write the CustomResourceDefinitions, one file each.
 
 With ``--chart DIR`` the same definitions are written as Helm templates behind ``crds.enabled`` and ``crds.keep``, with
-``--reference FILE`` as a page for people.
+``--reference FILE`` as a page for people; ``--matrix FILE`` is the page of methods and adapters.
 """
 
 import argparse
@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from finetune_api import matrix
 from finetune_api.crd import definitions
 from finetune_api.reference import page
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder for the plain definitions")
     parser.add_argument("--chart", type=Path, help="folder for the Helm templates")
     parser.add_argument("--reference", type=Path, help="Markdown file for the API reference")
+    parser.add_argument("--matrix", type=Path, help="Markdown file for the table of methods and adapters")
     args = parser.parse_args()
     for crd in definitions():
         name = f"{crd['metadata']['name']}.yaml"
@@ -44,6 +46,8 @@ def main() -> None:
             (args.chart / name).write_text(HEADER + as_template(crd))
     if args.reference:
         args.reference.write_text(page(definitions()))
+    if args.matrix:
+        args.matrix.write_text(matrix.page())
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from finetune_api.matrix import MethodName
 from finetune_api.model import ApiModel, Digest, Uri
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.finetunejob import (
@@ -26,7 +27,7 @@ from finetune_api.v1alpha1.finetunejob import (
     SplitStatistics,
 )
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
+from finetune_api.v1alpha1.training import AdapterType, EvaluationSpec, FromConfig, MethodSpec
 
 MANIFEST = "manifest.json"
 RESOLVED = "resolved.json"
@@ -133,7 +134,7 @@ class ResolvedTraining(ApiModel):
 class ResolvedAdapterSpec(ApiModel):
     """Adapter settings with nothing left out; for Full only the type counts."""
 
-    type: Literal["Full", "LoRA", "QLoRA"]
+    type: AdapterType
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
@@ -167,7 +168,9 @@ class Resolved(ApiModel):
     namespace: str
     name: str
     uid: str
-    method: Literal["sft", "cpt"]
+    method: MethodName
+    method_settings: MethodSpec = MethodSpec()
+    """The settings of the method: its member, filled in."""
     format: PreparedFormat
     """Shape of the prepared rows."""
     base_model: ResolvedBaseModel

@@ -22,10 +22,11 @@ from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
+from finetune_api.matrix import METHODS, MethodName, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Split
 from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
-from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, Metric, TrainingSpec
+from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSpec, Metric, TrainingSpec
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
@@ -60,6 +61,8 @@ class Plan(NamedTuple):
     adapter: ResolvedAdapterSpec
     training: ResolvedTraining
     evaluation: EvaluationSpec
+    method: MethodSpec
+    """Its settings: the member of the method, filled in."""
 
 
 class Situation(NamedTuple):
@@ -70,8 +73,8 @@ class Situation(NamedTuple):
     lengths: Mapping[SplitName, Lengths]
 
     @property
-    def method(self) -> str:
-        """sft or cpt."""
+    def method(self) -> MethodName:
+        """The one that is stated, or sft."""
         return method_of(self.spec)
 
     @property
@@ -80,9 +83,10 @@ class Situation(NamedTuple):
         return self.lengths.get("test") or self.lengths.get("validation")
 
 
-def method_of(spec: FineTuneJobSpec) -> str:
-    """sft unless cpt is stated."""
-    return "cpt" if spec.method is not None and spec.method.cpt is not None else "sft"
+def method_of(spec: FineTuneJobSpec) -> MethodName:
+    """The one that is stated; sft without one."""
+    stated = spec.method.wire() if spec.method else {}
+    return next((name for name in METHODS if name in stated), "sft")
 
 
 def answers_only(spec: FineTuneJobSpec) -> bool:
@@ -104,8 +108,10 @@ def decide(seen: Situation, choices: Choices) -> Plan:
     if seen.spec.method is None:
         choices.take("method", None, "sft", "the usual way to learn from answers")
     adapter = _adapter(seen, choices)
+    if sentence := refusal(seen.method, adapter.type):  # the operator refuses it before; an image may be older
+        raise Failure(Reason.CONFIG_INVALID, sentence)
     evaluation = _evaluation(seen, choices)
-    return Plan(adapter, _training(seen, adapter, choices), evaluation)
+    return Plan(adapter, _training(seen, adapter, choices), evaluation, seen.spec.method or MethodSpec())
 
 
 def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
@@ -119,8 +125,6 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
         stated = AdapterSpec(type="Full" if is_text else "LoRA")
     if stated.type == "Full":
         return ResolvedAdapterSpec(type="Full")
-    if stated.type not in ("LoRA", "QLoRA"):
-        raise Failure(Reason.CONFIG_INVALID, f"adapter {stated.type} is not supported yet; use Full, LoRA or QLoRA")
     rank = choices.take("adapter.rank", stated.rank, 16, "enough for most tasks")
     return ResolvedAdapterSpec(
         type=stated.type,

@@ -43,14 +43,19 @@ def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: in
 
 def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interruption) -> Trained:
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
-    from finetune_trainer import compare, encode, model, train
+    from datasets import disable_progress_bars
+
+    from finetune_trainer import compare, encode, methods, model, train
+    from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
+    disable_progress_bars()
+    method = methods.load(resolved.method)
     numerics = choose_numerics(training.precision)
     base = model.load_base(inputs, numerics)
     encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
     rows = [row.fields for row in inputs.splits["train"]]
-    examples = encode.encode_training(encoder, rows, training.max_length, packed=training.packing)
+    dataset = method.dataset(encoder, rows, resolved)
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id)
     exam = compare.make_exam(inputs, encoder, stops)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics)
@@ -59,8 +64,9 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         companions = train.Companions(progress, Checkpoints(inputs.store), interruption)
-        settings = train.settings(training, numerics, resolved.method, divisor, inputs.work)
-        course = train.train(tuned, base.tokenizer, examples, settings, companions)
+        arguments = train.arguments(training, numerics, divisor, inputs.work)
+        trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved))
+        course = train.train(trainer, companions, training.max_length)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)

@@ -1,4 +1,4 @@
-"""Training: TRL's SFTTrainer with our data, checkpoints, and ends.
+"""Training: a method's trainer with our checkpoints and ends.
 
 Every checkpoint lies on the boundary of an optimiser step, so that an interrupted run takes the same course as an
 uninterrupted one. Called by :mod:`finetune_trainer.recipe`.
@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from datasets import Dataset, disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback, TrainerState
-from trl import SFTConfig, SFTTrainer
 
 from finetune_api.artifacts import ResolvedTraining
-from finetune_api.reasons import Failure, Reason
 from finetune_trainer.checkpoints import Checkpoints
-from finetune_trainer.encode import Example
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory
+from finetune_trainer.methods.lesson import non_finite
 from finetune_trainer.progress import Course, Progress
 
 LOG_LINES = 100
@@ -45,18 +41,15 @@ class Companions:
     interruption: Interruption
 
 
-def train(model: Any, tokenizer: Any, examples: list[Example], settings: SFTConfig, companions: Companions) -> Course:
-    """Train to the last step, from the newest checkpoint where there is one; the weights of ``model`` change."""
-    disable_progress_bars()
-    trainer = _Trainer(
-        model=model,
-        args=settings,
-        train_dataset=Dataset.from_list([example._asdict() for example in examples]),
-        processing_class=tokenizer,
-        callbacks=[_Steps(companions)],
-    )
+def train(trainer: Any, companions: Companions, max_length: int) -> Course:
+    """Train to the last step, from the newest checkpoint where there is one; the weights of its model change.
+
+    ``max_length`` in tokens is for the sentence that says what did not fit into memory.
+    """
+    settings = trainer.args
+    trainer.add_callback(_Steps(companions))
     trainer.remove_callback(PrinterCallback)  # Progress prints
-    for parameter in model.parameters():
+    for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
             parameter.data = parameter.data.float()
     resumed = Path(settings.output_dir) / "resumed"
@@ -67,7 +60,7 @@ def train(model: Any, tokenizer: Any, examples: list[Example], settings: SFTConf
         trainer._load_from_checkpoint(str(resumed))
         return _course(TrainerState.load_from_json(str(resumed / STATE_FILE)))
     rows = settings.per_device_train_batch_size
-    where = f"training with a micro batch of {rows} rows of up to {settings.max_length} tokens"
+    where = f"training with a micro batch of {rows} rows of up to {max_length} tokens"
     with companions.interruption.deferred(), naming_memory(where):
         trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)
     shutil.rmtree(resumed, ignore_errors=True)
@@ -77,40 +70,37 @@ def train(model: Any, tokenizer: Any, examples: list[Example], settings: SFTConf
     return _course(trainer.state)
 
 
-def settings(training: ResolvedTraining, numerics: Numerics, method: str, divisor: int, work: Path) -> SFTConfig:
-    """The trainer's settings; a divisor makes the micro batch smaller and the accumulation longer."""
+def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work: Path) -> dict[str, Any]:
+    """Settings for every method's trainer; a divisor makes the micro batch smaller and the accumulation longer."""
     batch = split_batch(training.batch_size, training.micro_batch_size, divisor)
-    return SFTConfig(
-        output_dir=str(work / "run"),
-        max_steps=training.steps,
-        per_device_train_batch_size=batch.rows,
-        gradient_accumulation_steps=batch.accumulation,
-        learning_rate=training.learning_rate,
-        lr_scheduler_type=SCHEDULERS[training.scheduler],
-        warmup_steps=math.ceil(training.warmup_ratio * training.steps),
-        weight_decay=training.weight_decay,
-        adam_beta2=training.adam_beta2,
-        max_grad_norm=training.max_grad_norm,
-        gradient_checkpointing=training.gradient_checkpointing,
-        seed=training.seed,
-        data_seed=training.seed,
-        bf16=numerics.bf16,
-        use_cpu=numerics.device == "cpu",
-        max_length=training.max_length,
-        packing=training.packing,
-        packing_strategy="wrapped" if method == "cpt" else "bfd",
+    return {
+        "output_dir": str(work / "run"),
+        "max_steps": training.steps,
+        "per_device_train_batch_size": batch.rows,
+        "gradient_accumulation_steps": batch.accumulation,
+        "learning_rate": training.learning_rate,
+        "lr_scheduler_type": SCHEDULERS[training.scheduler],
+        "warmup_steps": math.ceil(training.warmup_ratio * training.steps),
+        "weight_decay": training.weight_decay,
+        "adam_beta2": training.adam_beta2,
+        "max_grad_norm": training.max_grad_norm,
+        "gradient_checkpointing": training.gradient_checkpointing,
+        "seed": training.seed,
+        "data_seed": training.seed,
+        "bf16": numerics.bf16,
+        "use_cpu": numerics.device == "cpu",
         # Steps decides when to log, save and stop, so that all three lie on the same boundary.
-        logging_strategy="no",
-        logging_steps=max(1, training.steps // LOG_LINES),
-        save_strategy="no",
-        save_steps=training.checkpoint_every_steps,
-        eval_strategy="no",
-        logging_nan_inf_filter=False,
-        include_num_input_tokens_seen="all" if training.packing else "non_padding",
-        dataloader_pin_memory=numerics.device == "cuda",
-        report_to="none",
-        disable_tqdm=True,
-    )
+        "logging_strategy": "no",
+        "logging_steps": max(1, training.steps // LOG_LINES),
+        "save_strategy": "no",
+        "save_steps": training.checkpoint_every_steps,
+        "eval_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "include_num_input_tokens_seen": "non_padding",
+        "dataloader_pin_memory": numerics.device == "cuda",
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
 
 
 def split_batch(batch_size: int, micro_batch_size: int, divisor: int) -> Batch:
@@ -118,28 +108,6 @@ def split_batch(batch_size: int, micro_batch_size: int, divisor: int) -> Batch:
     most = max(1, min(micro_batch_size, batch_size) // divisor)
     rows = next(rows for rows in range(most, 0, -1) if batch_size % rows == 0)
     return Batch(rows, batch_size // rows)
-
-
-def non_finite(what: str, value: float, step: int) -> Failure:
-    """A training that has diverged."""
-    return Failure(
-        Reason.NON_FINITE_LOSS,
-        f"the {what} became {value} in step {step}; a lower training.learningRate, a longer warmupRatio "
-        "or precision Float32 can help",
-    )
-
-
-class _Trainer(SFTTrainer):  # type: ignore[misc]
-    """Stops at the first loss that is no number, and leaves the model card to :mod:`finetune_trainer.publish`."""
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise non_finite("loss", loss.item(), self.state.global_step + 1)
-        return loss
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: not at every checkpoint."""
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]

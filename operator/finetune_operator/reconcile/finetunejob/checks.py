@@ -3,15 +3,14 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+from finetune_api.matrix import refusal
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
 from finetune_operator.manifests.training import kubernetes
+from finetune_operator.reconcile import service_account
 from finetune_operator.reconcile.finetunejob.draft import Draft
-from finetune_operator.reconcile.service_account import refusal, service_account
 
-METHODS = ("sft", "cpt")
-ADAPTERS = ("Full", "LoRA", "QLoRA")
 ANSWER_METRICS = {"ExactMatch", "Accuracy"}
 
 
@@ -47,22 +46,10 @@ def backend_of(spec: FineTuneJobSpec) -> str:
     return next(iter(spec.backend.wire()), "kubernetes") if spec.backend else "kubernetes"
 
 
-def method_is_supported(spec: FineTuneJobSpec) -> Finding | None:
-    """Of the methods the API knows."""
-    method = method_of(spec)
-    return (
-        None
-        if method in METHODS
-        else unsupported(f"method {method} is not supported yet; supported are {', '.join(METHODS)}.")
-    )
-
-
-def adapter_is_supported(spec: FineTuneJobSpec) -> Finding | None:
-    """Of the adapters the API knows."""
-    adapter = adapter_of(spec)
-    if adapter in ADAPTERS:
-        return None
-    return unsupported(f"adapter {adapter} is not supported yet; supported are {', '.join(ADAPTERS)}.")
+def method_fits_the_adapter(spec: FineTuneJobSpec) -> Finding | None:
+    """Of the methods and adapters the API knows, those that work, and work together."""
+    sentence = refusal(method_of(spec), adapter_of(spec))
+    return unsupported(sentence) if sentence else None
 
 
 def backend_is_supported(spec: FineTuneJobSpec) -> Finding | None:
@@ -115,8 +102,7 @@ def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
 
 
 BEFORE_START: list[Check] = [
-    method_is_supported,
-    adapter_is_supported,
+    method_fits_the_adapter,
     backend_is_supported,
     metrics_fit_the_method,
     gate_has_rows,
@@ -135,9 +121,9 @@ def service_account_finding(draft: Draft) -> Finding | None:
     name = kubernetes(draft.job.spec).service_account_name
     if name is None:
         return None
-    ref = service_account(draft.namespace, name)
+    ref = service_account.service_account(draft.namespace, name)
     draft.answer(ref)
     if draft.reads:
         return None
-    sentence = refusal(draft.namespace, name, draft.seen.answers)
+    sentence = service_account.refusal(draft.namespace, name, draft.seen.answers)
     return Finding(Reason.NOT_ALLOWED, sentence) if sentence else None

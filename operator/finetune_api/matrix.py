@@ -1,0 +1,53 @@
+"""Which method goes with which adapter: the one table the operator refuses by, the trainer is tested by, the docs show.
+
+A method or adapter missing from SUPPORTED_… is known by name only; a pair in REFUSED is possible in neither.
+"""
+
+from typing import Literal, get_args
+
+from finetune_api.v1alpha1.training import AdapterType
+
+MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification"]
+METHODS: tuple[MethodName, ...] = get_args(MethodName)
+ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
+
+SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt")
+SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ("Full", "LoRA", "QLoRA")
+
+REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
+"""Pairs that cannot work, each with the reason as the end of a sentence."""
+
+
+def refusal(method: str, adapter: str) -> str | None:
+    """Why a method cannot be used with an adapter, as a sentence; None where it can."""
+    if method not in SUPPORTED_METHODS:
+        return f"method {method} is not supported yet; supported are {', '.join(SUPPORTED_METHODS)}."
+    if adapter not in SUPPORTED_ADAPTERS:
+        return f"adapter {adapter} is not supported yet; supported are {', '.join(SUPPORTED_ADAPTERS)}."
+    why = next((why for pair, why in REFUSED.items() if pair == (method, adapter)), None)
+    if why is None:
+        return None
+    possible = [name for name in SUPPORTED_ADAPTERS if refusal(method, name) is None]
+    return f"method {method} cannot be used with adapter {adapter}: {why}; use {', '.join(possible)}."
+
+
+def page() -> str:
+    """The table as Markdown."""
+    lines = [
+        "# Methods and adapters",
+        "",
+        "<!-- Generated from operator/finetune_api/matrix.py by `python -m finetune_api`; do not edit. -->",
+        "",
+        "Every cell marked ✓ is trained in a test: the loss falls, and the published artifact, loaded back, gives the same figures.",
+        "Every other cell is refused before anything is created: `Accepted=False`, reason Unsupported.",
+        "",
+        "| | " + " | ".join(ADAPTERS) + " |",
+        "|---" * (len(ADAPTERS) + 1) + "|",
+    ]
+    for method in METHODS:
+        cells = ["✓" if refusal(method, adapter) is None else "-" for adapter in ADAPTERS]
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    if REFUSED:
+        lines += ["", "Why not:", ""]
+        lines += [f"- {method} with {adapter}: {why}." for (method, adapter), why in REFUSED.items()]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,31 @@
+"""What is learned: one module per method, in one literal table; each is imported when a job asks for it.
+
+A method module has two functions, in the order in which the recipe calls them:
+
+    dataset(encoder, rows, resolved) -> datasets.Dataset     every row as the trainer reads it
+    trainer(lesson) -> transformers.Trainer                  ready to train, one optimiser step per ``training.steps``
+"""
+
+from importlib import import_module
+from typing import Any, Protocol
+
+from finetune_api.artifacts import Resolved
+from finetune_trainer.encode import Encoder, Fields
+from finetune_trainer.methods.lesson import Lesson
+
+MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt")}
+
+
+class Method(Protocol):
+    """A module of this package."""
+
+    def dataset(self, encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
+        """The training rows, tokenised. Raises Failure where none can be learned from."""
+
+    def trainer(self, lesson: Lesson) -> Any:
+        """A trainer of transformers whose class stops at a loss that is no number (:class:`Watched`)."""
+
+
+def load(name: str) -> Method:
+    """The module of a method."""
+    return import_module(MODULES[name])

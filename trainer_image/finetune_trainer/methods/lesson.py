@@ -1,0 +1,46 @@
+"""What every method's trainer is built from, and how each of them ends."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from finetune_api.artifacts import Resolved
+from finetune_api.reasons import Failure, Reason
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A model, what it learns from, and how."""
+
+    model: Any
+    tokenizer: Any
+    dataset: Any
+    """datasets.Dataset of the method's own shape."""
+    arguments: dict[str, Any]
+    """Settings of transformers.TrainingArguments that hold for every method."""
+    resolved: Resolved
+
+
+class Watched:
+    """Mixed into a Trainer: stops at the first loss that is no number, and leaves the model card to the publishing."""
+
+    state: Any
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        if not torch.isfinite(loss):
+            raise non_finite("loss", loss.item(), self.state.global_step + 1)
+        return loss
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: not at every checkpoint."""
+
+
+def non_finite(what: str, value: float, step: int) -> Failure:
+    """A training that has diverged."""
+    return Failure(
+        Reason.NON_FINITE_LOSS,
+        f"the {what} became {value} in step {step}; a lower training.learningRate, a longer warmupRatio "
+        "or precision Float32 can help",
+    )
