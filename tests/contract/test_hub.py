@@ -1,4 +1,4 @@
-"""hf:// models against a played hub: only the endpoints huggingface_hub asks, answering as huggingface.co does."""
+"""hf:// models and datasets against a played hub: only the endpoints huggingface_hub asks, answering as huggingface.co does."""
 
 import hashlib
 import json
@@ -12,10 +12,12 @@ import pytest
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.references import ModelRef
-from finetune_storage import fetch_model, pin_model
+from finetune_storage import fetch_model, fetch_rows, pin_model
 
 COMMIT = "c0ffee" * 6 + "c0ff"
 FILES = {"config.json": b'{"model_type": "llama"}', "model.safetensors": b"weights", "pytorch_model.bin": b"pickle"}
+
+ROWS = {"data/train-0.jsonl": b"{}\n", "data/train-1.jsonl": b"{}\n{}\n", "data/test.jsonl": b"", "README.md": b""}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -38,12 +40,13 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(401, b"", {"X-Error-Code": "RepoNotFound"})
         if "owner/open" not in path and "owner/private" not in path:
             return self.answer(404, b"", {"X-Error-Code": "RepoNotFound"})
-        if path.startswith("/api/models/"):
+        if path.startswith(("/api/models/", "/api/datasets/")):
+            files = FILES if path.startswith("/api/models/") else ROWS
             if "/revision/" in path and not path.endswith(("/v1", COMMIT)):
                 return self.answer(404, b"", {"X-Error-Code": "RevisionNotFound"})
-            siblings = [{"rfilename": name} for name in FILES]
+            siblings = [{"rfilename": name} for name in files]
             return self.answer(200, json.dumps({"id": "owner/open", "sha": COMMIT, "siblings": siblings}).encode())
-        data = FILES[path.rsplit("/", 1)[-1]]
+        data = (FILES | ROWS)[path.split(f"/resolve/{COMMIT}/")[1]]
         return self.answer(200, data, {"ETag": f'"{hashlib.sha1(data).hexdigest()}"', "X-Repo-Commit": COMMIT})
 
     def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
@@ -132,3 +135,34 @@ def test_a_hub_that_stays_down_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
     assert failure("hf://owner/open", patience=1).reason is Reason.STORAGE_UNAVAILABLE
+
+
+class TestDatasets:
+    def test_a_pattern_stands_for_several_files_of_one_commit(self, tmp_path: Path) -> None:
+        files = fetch_rows("hf://datasets/owner/open@v1/data/train-*.jsonl", tmp_path, None)
+        assert {file.name: file.path.read_bytes() for file in files} == {
+            f"hf://datasets/owner/open@{COMMIT[:12]}/{name}": ROWS[name]
+            for name in ("data/train-0.jsonl", "data/train-1.jsonl")
+        }
+
+    def test_a_private_one_needs_the_token(self, tmp_path: Path) -> None:
+        uri = "hf://datasets/owner/private/data/test.jsonl"
+        with pytest.raises(Failure, match=r"private.*dataset\.secretRef") as end:
+            fetch_rows(uri, tmp_path, None)
+        assert end.value.reason is Reason.DATASET_NOT_FOUND
+        assert len(fetch_rows(uri, tmp_path, token(tmp_path, "hf_right"))) == 1
+
+    @pytest.mark.parametrize(
+        ("uri", "reason", "words"),
+        [
+            ("hf://datasets/owner/open/nothing.csv", Reason.DATASET_NOT_FOUND, "there is no such file"),
+            ("hf://datasets/owner/open/data/*.csv", Reason.DATASET_NOT_FOUND, "no file there matches"),
+            ("hf://datasets/owner/open@v9/data/", Reason.DATASET_NOT_FOUND, "no revision v9"),
+            ("hf://datasets/owner", Reason.CONFIG_INVALID, "owner/name/file"),
+        ],
+    )
+    def test_failures_are_named(self, tmp_path: Path, uri: str, reason: Reason, words: str) -> None:
+        with pytest.raises(Failure) as end:
+            fetch_rows(uri, tmp_path, None, patience=5)
+        assert end.value.reason is reason
+        assert words in end.value.message

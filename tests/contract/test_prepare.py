@@ -1,5 +1,6 @@
 """``python -m finetune_trainer prepare`` as a process, against a real S3 server: what it writes, and how it refuses."""
 
+import gzip
 import json
 import os
 import signal
@@ -246,6 +247,23 @@ class TestWhatItWrites:
         found = prepare(None, dataset={"train": source, "test": source})
         assert {split.name: split.rows for split in found.prepared.dataset.splits} == {"train": 6, "test": 3}
         assert found.prepared.dataset.duplicates == 3, "what is tested is not trained on"
+
+    def test_many_files_of_several_kinds(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        store.put("rows/a/1.jsonl", jsonl(answers(3)))
+        store.put("rows/b/2.json", json.dumps(answers(5)).encode())
+        store.put("rows/b/3.csv.gz", gzip.compress(b"prompt,completion\nq,a\n"))
+        store.put("rows/_SUCCESS", b"")
+        source = {"uri": f"{bucket}/rows/", "secretRef": {"name": "s3"}}
+        assert prepare(None, dataset={"train": source}).prepared.dataset.splits[0].rows == 6
+        store.put("rows/b/3.csv.gz", gzip.compress(b"prompt,completion\nq,\n"))
+        source = {"uri": f"{bucket}/rows/**/?.*", "secretRef": {"name": "s3"}}
+        message = prepare(None, dataset={"train": source}).failure(Reason.DATA_INVALID)
+        assert f"{bucket}/rows/b/3.csv.gz line 2, field completion: found an empty string" in message
+
+    def test_a_pattern_without_files(self, prepare: Prepare, bucket: str) -> None:
+        source = {"uri": f"{bucket}/rows/*.parquet", "secretRef": {"name": "s3"}}
+        message = prepare(None, dataset={"train": source}).failure(Reason.DATASET_NOT_FOUND)
+        assert f"{bucket}/rows/*.parquet: no file there matches" in message
 
     def test_torch_is_not_imported(self, prepare: Prepare) -> None:
         found = prepare(answers(), env={"PYTHONPROFILEIMPORTTIME": "1"})

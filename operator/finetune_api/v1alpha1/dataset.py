@@ -28,16 +28,16 @@ class ConfigMapSource(ApiModel):
     name: Name
     """Name of the ConfigMap."""
     key: Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[-._a-zA-Z0-9]+$")]
-    """Key that holds the JSON lines."""
+    """Key that holds the rows; its suffix says how, and without one they are JSON lines."""
 
 
 class PersistentVolumeClaimSource(ApiModel):
-    """A file on a volume of the same namespace, mounted read-only."""
+    """Files on a volume of the same namespace, mounted read-only."""
 
     claim_name: Name
     """Name of the PersistentVolumeClaim."""
     path: Annotated[str, Field(min_length=1, max_length=1024)]
-    """Path of the file below the volume's root."""
+    """Path of the file, folder or pattern below the volume's root."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
@@ -50,21 +50,22 @@ class PersistentVolumeClaimSource(ApiModel):
 
 
 class Source(ApiModel):
-    """One file of JSON lines."""
+    """Files of rows: .jsonl, .json, .parquet, .csv or .arrow, each also with .gz, .zst or .bz2. A path may hold the placeholders * and ?
+    (within a folder) and ** (across folders), or end with a slash, which means every file below it."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             exactly_one("uri", "configMap", "persistentVolumeClaim"),
             (
-                "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+')",
-                "uri is s3://bucket/key; other stores are not supported yet",
+                "!has(self.uri) || self.uri.matches('^(s3://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
+                "uri is s3://bucket/key or hf://datasets/owner/name/file; other stores are not supported yet",
             ),
             ("!has(self.secretRef) || has(self.uri)", "secretRef belongs to a uri"),
         )
     )
 
     uri: Uri | None = None
-    """s3://bucket/key of a .jsonl file."""
+    """s3://bucket/key, or hf://datasets/owner/name/file, with a revision hf://datasets/owner/name@v1/file; the key may be a pattern."""
     config_map: ConfigMapSource | None = None
     """A key of a ConfigMap."""
     persistent_volume_claim: PersistentVolumeClaimSource | None = None

@@ -1,14 +1,12 @@
 """Rows become prepared rows, or findings that say where and what."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune_api.v1alpha1.dataset import Columns
-from finetune_trainer.data.findings import Broken, Findings
+from finetune_trainer.data.findings import Broken
 from finetune_trainer.data.formats import canonical, foreign_columns, tell
-from finetune_trainer.data.reading import LONGEST_LINE, read_rows
 
 NO_COLUMNS = Columns()
 
@@ -103,27 +101,3 @@ def test_labels_ignore_white_space_around_the_answer() -> None:
     labels = frozenset({"red", "blue"})
     canonical({"prompt": "a", "completion": " red\n"}, "PromptCompletion", NO_COLUMNS, labels)
     assert broken({"prompt": "a", "completion": "green"}, "PromptCompletion", labels)[0] == "completion"
-
-
-class TestReading:
-    def read(self, path: Path, data: bytes) -> tuple[list[tuple[int, dict[str, Any]]], Findings]:
-        path.write_bytes(data)
-        findings = Findings()
-        return list(read_rows(path, "rows.jsonl", findings)), findings
-
-    def test_lines_are_counted_as_an_editor_does(self, tmp_path: Path) -> None:
-        rows, findings = self.read(tmp_path / "f", b'\xef\xbb\xbf{"a": 1}\r\n\n{"a": 2}\n{\n{"a": 3}')
-        assert rows == [(1, {"a": 1}), (3, {"a": 2}), (5, {"a": 3})]
-        assert [(each.line, each.expected) for each in findings.first] == [(4, "one JSON object per line")]
-        assert findings.rows == 4
-
-    @pytest.mark.parametrize("data", [b"\xff\xfe{", b"[" * 100_000, b"1", b"null", b'"text"', b'[{"a": 1}]'])
-    def test_what_is_no_row_is_a_finding(self, tmp_path: Path, data: bytes) -> None:
-        rows, findings = self.read(tmp_path / "f", data + b'\n{"a": 1}')
-        assert rows == [(2, {"a": 1})]
-        assert findings.count == 1
-
-    def test_a_line_without_end_does_not_fill_the_memory(self, tmp_path: Path) -> None:
-        rows, findings = self.read(tmp_path / "f", b'{"a": "' + b"x" * (2 * LONGEST_LINE) + b'"}\n{"a": 1}\n')
-        assert rows == [(2, {"a": 1})]
-        assert "32 MiB" in findings.first[0].found

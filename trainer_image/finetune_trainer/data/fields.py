@@ -36,8 +36,8 @@ def present(container: Row, key: str, where: str, expected: str) -> Any:
 
 
 def entries(container: Row, key: str, expected: str) -> list[Any]:
-    """A list with something in it."""
-    value = present(container, key, "", expected)
+    """A list with something in it; CSV has it as a string of JSON."""
+    value = unpacked(present(container, key, "", expected), key, expected)
     if not isinstance(value, list) or not value:
         raise Broken(key, describe(value), expected)
     return value

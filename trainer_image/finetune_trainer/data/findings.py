@@ -15,14 +15,15 @@ class Finding:
     """The first problem of one row."""
 
     file: str
-    line: int
+    place: str
+    """As in "line 7" of a text file, "row 7" of any other."""
     field: str
     found: str
     expected: str
 
     def __str__(self) -> str:
         where = f", field {self.field}" if self.field else ""
-        return f"{self.file} line {self.line}{where}: found {self.found}, expected {self.expected}"
+        return f"{self.file} {self.place}{where}: found {self.found}, expected {self.expected}"
 
 
 class Broken(Exception):
@@ -44,9 +45,9 @@ class Findings:
     count: int = 0
     first: list[Finding] = field(default_factory=list)
 
-    def add(self, file: str, line: int, broken: Broken) -> None:
+    def add(self, file: str, place: str, broken: Broken) -> None:
         """Note an invalid row."""
-        finding = Finding(file, line, broken.field, broken.found, broken.expected)
+        finding = Finding(file, place, broken.field, broken.found, broken.expected)
         self.count += 1
         if self.count <= SHOWN:
             self.first.append(finding)

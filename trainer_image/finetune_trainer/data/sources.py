@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Source
 from finetune_stage.outcome import Places
+from finetune_storage import fetch_rows, is_pattern, matching
 
 SplitName = Literal["train", "validation", "test"]
 HELD_OUT_FIRST: tuple[SplitName, ...] = ("test", "validation", "train")
@@ -21,28 +22,41 @@ class SourceFile(NamedTuple):
 
 
 def fetch_sources(dataset: DatasetSpec, places: Places) -> list[SourceFile]:
-    """Every file the dataset names, the held-out ones first."""
+    """Every file the dataset names, the held-out ones first, the files of a split in the order of their names."""
     return [
-        _fetch(split, source, places) for split in HELD_OUT_FIRST if (source := getattr(dataset, split)) is not None
+        SourceFile(split, name, path)
+        for split in HELD_OUT_FIRST
+        if (source := getattr(dataset, split)) is not None
+        for name, path in fetch_source(split, source, places)
     ]
 
 
-def _fetch(split: SplitName, source: Source, places: Places) -> SourceFile:
+def fetch_source(role: str, source: Source, places: Places) -> list[tuple[str, Path]]:
+    """Name and place of every file of a source; ``role`` is the field of the dataset that names it."""
     if source.uri is not None:
-        path = places.work_dir / "sources" / f"{split}.jsonl"
-        places.store(source.uri, source.secret_ref, Reason.DATASET_NOT_FOUND).download("", path)
-        return SourceFile(split, source.uri, path)
-    root = places.sources_dir / split
+        folder, secret = places.work_dir / "sources" / role, places.secret(source.secret_ref)
+        files = fetch_rows(source.uri, folder, secret, secret_wait=places.secret_wait)
+        return [(file.name, file.path) for file in files]
+    root = places.sources_dir / role
     if source.config_map is not None:
-        name = f"ConfigMap {source.config_map.name}, key {source.config_map.key}"
-        path = root / source.config_map.key
+        prefix, path = f"ConfigMap {source.config_map.name}, key ", source.config_map.key
     elif source.persistent_volume_claim is not None:
         claim = source.persistent_volume_claim
-        name, path = f"PersistentVolumeClaim {claim.claim_name}, path {claim.path}", root / claim.path
-        if not path.resolve().is_relative_to(root.resolve()):
-            raise Failure(Reason.CONFIG_INVALID, f"{name}: the path leads outside of the volume")
+        prefix, path = f"PersistentVolumeClaim {claim.claim_name}, path ", claim.path
     else:
-        raise Failure(Reason.CONFIG_INVALID, f"dataset.{split}: set one of uri, configMap, persistentVolumeClaim")
-    if not path.is_file():
-        raise Failure(Reason.DATASET_NOT_FOUND, f"dataset.{split}: {name}: there is no such file")
-    return SourceFile(split, name, path)
+        raise Failure(Reason.CONFIG_INVALID, f"dataset.{role}: set one of uri, configMap, persistentVolumeClaim")
+    return [(f"{prefix}{name}", root / name) for name in _mounted(root, path, f"dataset.{role}: {prefix}{path}")]
+
+
+def _mounted(root: Path, path: str, called: str) -> list[str]:
+    """Files below a mounted folder that a path or pattern stands for."""
+    names = [path] if not is_pattern(path) else matching(_below(root), path)
+    if not all((root / name).resolve().is_relative_to(root.resolve()) for name in names):
+        raise Failure(Reason.CONFIG_INVALID, f"{called}: the path leads outside of the volume")
+    if not names or not all((root / name).is_file() for name in names):
+        raise Failure(Reason.DATASET_NOT_FOUND, f"{called}: there is no such file")
+    return names
+
+
+def _below(root: Path) -> list[str]:
+    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())

@@ -11,6 +11,7 @@ from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Columns, DatasetSpec, Quality, Split
 from finetune_trainer.data.cleaning import cut, row_digest
+from finetune_trainer.data.fields import Row
 from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.formats import (
     COLUMNS,
@@ -62,12 +63,13 @@ class _Checked(NamedTuple):
 
 
 def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path) -> Prepared:
-    """Write train.jsonl and the held-out files into ``folder``. ``sources`` has the held-out ones first."""
+    """Write train.jsonl and the held-out files into ``folder``. ``sources`` has the held-out ones first, and train's last."""
     quality = wanted.dataset.quality or Quality()
     findings = Findings()
-    format_ = _format(sources[-1], wanted)
+    by_split = {split: [source for source in sources if source.split == split] for split in HELD_OUT_FIRST}
+    format_ = _format(by_split["train"], wanted)
     folder.mkdir(parents=True, exist_ok=True)
-    checked = [_check(source, format_, wanted, findings, folder) for source in sources]
+    checked = [_check(split, files, format_, wanted, findings, folder) for split, files in by_split.items() if files]
     if findings.count and quality.on_invalid_row != "Drop":
         raise Failure(
             Reason.DATA_INVALID,
@@ -79,7 +81,7 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path) -> P
     return Prepared(format_, prepared_format(format_, wanted.method), files, rows, duplicates, findings.count)
 
 
-def _format(train: SourceFile, wanted: Wanted) -> RowFormat:
+def _format(train: list[SourceFile], wanted: Wanted) -> RowFormat:
     """As stated, or as the first row's fields tell; one the method learns from."""
     columns = wanted.dataset.columns or Columns()
     stated = wanted.dataset.format
@@ -88,7 +90,7 @@ def _format(train: SourceFile, wanted: Wanted) -> RowFormat:
     if found not in possible:
         raise Failure(
             Reason.DATA_INVALID,
-            f"{train.name}: rows of format {found} do not fit method {wanted.method}, which learns from "
+            f"{train[0].name}: rows of format {found} do not fit method {wanted.method}, which learns from "
             f"{' or '.join(possible)}; to learn from them use method {' or '.join(methods_of(found))}",
         )
     if foreign := foreign_columns(found, columns):
@@ -99,33 +101,42 @@ def _format(train: SourceFile, wanted: Wanted) -> RowFormat:
     return found
 
 
-def _first_format(train: SourceFile, wanted: Wanted) -> RowFormat:
+def _first_format(train: list[SourceFile], wanted: Wanted) -> RowFormat:
     columns = wanted.dataset.columns or Columns()
     seen = Findings()
-    for number, row in read_rows(train.path, train.name, seen):
+    for name, place, row in _rows(train, seen):
         if (found := tell(row, columns, wanted.method)) is not None:
             return found
         fields = ", ".join(sorted(str(key)[:40] for key in row)[:8]) or "none"
         choices = "; ".join(f"{name}: {', '.join(names(name, columns).values())}" for name in COLUMNS)
         raise Failure(
             Reason.DATA_INVALID,
-            f"{train.name} line {number}: the row's fields ({fields}) are those of no format ({choices}); "
+            f"{name} {place}: the row's fields ({fields}) are those of no format ({choices}); "
             "name the dataset's own fields in dataset.columns",
         )
     if seen.count:
         raise Failure(Reason.DATA_INVALID, seen.sentence())
-    raise Failure(Reason.DATA_INVALID, f"{train.name} has no rows")
+    raise Failure(Reason.DATA_INVALID, f"{' and '.join(source.name for source in train[:3])}: there are no rows")
 
 
-def _check(source: SourceFile, format_: RowFormat, wanted: Wanted, findings: Findings, folder: Path) -> _Checked:
+def _rows(sources: list[SourceFile], findings: Findings) -> Iterator[tuple[str, str, Row]]:
+    """File, place and object of every row."""
+    for source in sources:
+        for place, row in read_rows(source.path, source.name, findings):
+            yield source.name, place, row
+
+
+def _check(
+    split: SplitName, sources: list[SourceFile], format_: RowFormat, wanted: Wanted, findings: Findings, folder: Path
+) -> _Checked:
     columns = wanted.dataset.columns or Columns()
-    checked = _Checked(source.split, folder / f"{source.split}.checked", [])
+    checked = _Checked(split, folder / f"{split}.checked", [])
     with checked.path.open("wb") as out:
-        for number, row in read_rows(source.path, source.name, findings):
+        for name, place, row in _rows(sources, findings):
             try:
                 prepared = canonical(row, format_, columns, wanted.labels)
             except Broken as broken:
-                findings.add(source.name, number, broken)
+                findings.add(name, place, broken)
                 continue
             for each in prepared_rows(prepared, format_, wanted.method):
                 checked.digests.append(row_digest(each))

@@ -1,0 +1,85 @@
+"""Files of rows: one address may stand for many objects (a pattern, or a folder), in S3 or in a dataset of a hub."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_api.pods import SECRET_WAIT_SECONDS
+from finetune_api.reasons import Failure, Reason
+from finetune_storage.hub import HUB, Hub, Repository, hub_token
+from finetune_storage.store import PATIENCE_SECONDS, open_store
+
+HUB_DATASETS = f"{HUB}datasets/"
+MOST_FILES = 10_000
+PLACEHOLDERS = re.compile(r"[*?]")
+
+
+class FetchedFile(NamedTuple):
+    """A file of rows on this machine."""
+
+    name: str
+    """Its address."""
+    path: Path
+
+
+def is_pattern(address: str) -> bool:
+    """Whether an address stands for several files: with a placeholder, or a folder, which ends with a slash."""
+    return address.endswith("/") or PLACEHOLDERS.search(address) is not None
+
+
+def matching(names: list[str], pattern: str) -> list[str]:
+    """The names a pattern stands for: ``*`` and ``?`` within a folder, ``**`` across folders, a folder for all below it."""
+    pieces = re.split(r"(\*\*/|\*\*|\*|\?)", f"{pattern}**" if pattern.endswith("/") or not pattern else pattern)
+    meaning = {"**/": "(.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    regular = re.compile("".join(meaning.get(piece, re.escape(piece)) for piece in pieces))
+    return [name for name in names if regular.fullmatch(name) and not Path(name).name.startswith((".", "_"))]
+
+
+def fetch_rows(
+    uri: str,
+    folder: Path,
+    secrets: Path | None,
+    *,
+    patience: float = PATIENCE_SECONDS,
+    secret_wait: float = SECRET_WAIT_SECONDS,
+) -> list[FetchedFile]:
+    """Download every file an address stands for into ``folder``, in the order of their names."""
+    if uri.startswith(HUB):
+        return _from_hub(uri, folder, hub_token(secrets, secret_wait), patience)
+    if not is_pattern(uri):
+        store = open_store(uri, secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait)
+        path = folder / uri.rsplit("/", 1)[-1]
+        store.download("", path)
+        return [FetchedFile(uri, path)]
+    bucket, pattern = re.fullmatch(r"(s3://[^/]+)/?(.*)", uri, re.DOTALL).groups()  # type: ignore[union-attr]
+    store = open_store(bucket, secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait)
+    listed = store.list(PLACEHOLDERS.split(pattern, maxsplit=1)[0])
+    keys = _some([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
+    for key in keys:
+        store.download(key, folder / key)
+    return [FetchedFile(store.uri(key), folder / key) for key in keys]
+
+
+def _from_hub(uri: str, folder: Path, token: str | None, patience: float) -> list[FetchedFile]:
+    parsed = re.fullmatch(rf"{HUB_DATASETS}([^/@]+/[^/@]+)(?:@([^/]+))?/(.*)", uri)
+    if parsed is None:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"{uri}: expected {HUB_DATASETS}owner/name/file, or {HUB_DATASETS}owner/name@revision/file",
+        )
+    name, revision, pattern = parsed.groups()
+    hub = Hub(Repository("dataset", name, revision), uri, token, patience)
+    commit, listed = hub.look()
+    found = _some(matching(listed, pattern), uri)
+    for file in found:
+        hub.download(file, commit, folder)
+    return [FetchedFile(f"{HUB_DATASETS}{name}@{commit[:12]}/{file}", folder / file) for file in found]
+
+
+def _some(names: list[str], uri: str) -> list[str]:
+    if not names:
+        what = "no file there matches" if is_pattern(uri) else "there is no such file"
+        raise Failure(Reason.DATASET_NOT_FOUND, f"{uri}: {what}")
+    if len(names) > MOST_FILES:
+        raise Failure(Reason.CONFIG_INVALID, f"{uri} stands for {len(names)} files; at most {MOST_FILES} are read")
+    return names
