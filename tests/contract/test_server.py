@@ -1,6 +1,8 @@
 """The model server process against the stock ``openai`` client: each answer is that of its adapter alone."""
 
 import asyncio
+import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -240,3 +242,21 @@ def test_a_model_that_needs_code_ends_the_server_with_a_sentence(models: Models,
     assert process.returncode == 1
     assert "has auto_map: the model needs code of its own, which this server never runs" in said
     assert "Traceback" not in said
+
+
+def test_an_adapter_ends_its_answers_as_its_own_generation_config_says(models: Models, client: OpenAI) -> None:
+    """A tuned model may have learned another end than its base: the trainer writes it beside the adapter."""
+    asked: dict[str, Any] = {"prompt": PROMPTS[1], "temperature": 0, "max_tokens": MAX_TOKENS}
+    whole = client.completions.create(model="red", **asked, logprobs=0).choices[0]
+    assert whole.finish_reason == "length"
+    tokens = models.tokenizer(PROMPTS[1] + whole.text, add_special_tokens=False).input_ids
+    end = tokens[len(models.tokenizer(PROMPTS[1], add_special_tokens=False).input_ids) + 3]
+    folder = shutil.copytree(models.adapters / "red", models.adapters / "ends")
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [end]}))
+    load(client, "ends", folder)
+    ended = client.completions.create(model="ends", **asked).choices[0]
+    assert ended.finish_reason == "stop"
+    assert whole.text.startswith(ended.text)
+    assert len(ended.text) < len(whole.text)
+    assert client.completions.create(model="red", **asked).choices[0].text == whole.text, "the others end as before"
+    unload(client, "ends")

@@ -10,7 +10,7 @@ import torch
 from openai import OpenAI
 from safetensors.torch import load_file, save_file
 
-from finetune_server.adapters import AdapterRefused, read_adapter
+from finetune_server.adapters import AdapterRefused, read_adapter, read_stop_tokens
 from finetune_server.model import load_model
 from server_stage import ADAPTERS, Models, edit_config, load, make_models, running_server, unload, write_adapter
 
@@ -84,6 +84,16 @@ def test_an_adapter_that_cannot_be_served_is_refused(
     assert words in refused.value.body["message"]  # type: ignore[index]
     answer = client.completions.create(model="red", prompt="red", temperature=0, max_tokens=8)
     assert answer.choices[0].text == models.greedy("red", "red", 8), "nothing of it stays in the model"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("{", "cannot be read"), ("[]", "cannot be read"), ('{"eos_token_id": "no"}', "a token id or a list")],
+)
+def test_stop_tokens_that_cannot_be_read_are_refused(models: Models, tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "generation_config.json").write_text(text)
+    with pytest.raises(AdapterRefused, match=words):
+        read_stop_tokens(tmp_path)
 
 
 def test_an_adapter_folder_must_be_there_and_below_the_root(models: Models, client: OpenAI, tmp_path: Path) -> None:

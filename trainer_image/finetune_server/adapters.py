@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+GENERATION = "generation_config.json"
 
 SERVED = {
     "r", "lora_alpha", "target_modules", "exclude_modules", "lora_dropout", "rank_pattern", "alpha_pattern",
@@ -43,6 +44,8 @@ class Adapter:
 
     config: LoraConfig
     tensors: dict[str, torch.Tensor]
+    stop_tokens: frozenset[int] | None = None
+    """Tokens that end an answer of the tuned model; None: those of the base."""
 
 
 def read_adapter(folder: Path, modules: Mapping[str, tuple[int, int]], max_rank: int) -> Adapter:
@@ -50,7 +53,7 @@ def read_adapter(folder: Path, modules: Mapping[str, tuple[int, int]], max_rank:
     config = read_config(folder)
     check_rank(config, max_rank)
     check_targets(config, modules)
-    return Adapter(config, read_tensors(folder, modules))
+    return Adapter(config, read_tensors(folder, modules), read_stop_tokens(folder))
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -78,6 +81,23 @@ def read_config(folder: Path) -> LoraConfig:
     refuse_settings({name: value for name, value in changed.items() if name not in SERVED})
     config.inference_mode = True
     return config
+
+
+def read_stop_tokens(folder: Path) -> frozenset[int] | None:
+    """eos_token_id of generation_config.json: tuning may have taught another end than the base has. None: not stated."""
+    file = folder / GENERATION
+    if not file.is_file():
+        return None
+    try:
+        stated = json.loads(file.read_bytes()).get("eos_token_id")
+    except (OSError, ValueError, AttributeError) as error:
+        raise AdapterRefused(f"{GENERATION} in {folder} cannot be read: {error}") from error
+    if stated is None:
+        return None
+    tokens = stated if isinstance(stated, list) else [stated]
+    if not all(type(token) is int for token in tokens):
+        raise AdapterRefused(f"{GENERATION} has eos_token_id {stated!r}; it is a token id or a list of them")
+    return frozenset(tokens)
 
 
 def refuse_settings(found: dict[str, Any]) -> None:

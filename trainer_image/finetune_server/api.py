@@ -159,13 +159,14 @@ class Api:
             events.put_nowait((index, piece))
 
         # Looked up again: while the prompt was read the adapter may have gone. From here to submit nothing else runs.
-        key = self.registry.get(work.body.model).key
+        served = self.registry.get(work.body.model)
+        decoder = self._decoder if served.stop_tokens is None else replace(self._decoder, eos=served.stop_tokens)
         generations = [
             Generation(
-                key,
+                served.key,
                 work.prompts[index // work.body.n],
                 replace(work.params, seed=seed_of(work.body, index % work.body.n)),
-                self._decoder,
+                decoder,
                 partial(put, index),
             )
             for index in range(work.choices)

@@ -30,6 +30,8 @@ class Served:
     """The adapter's name in the model thread, never used twice; None is the base."""
     root: str
     parent: str | None = None
+    stop_tokens: frozenset[int] | None = None
+    """Tokens that end its answers; None: the base's."""
     created: int = field(default_factory=lambda: int(time.time()))
 
 
@@ -88,8 +90,8 @@ class Registry:
             folder = self._folder(path)
             started = time.monotonic()
             key = next(self._keys)
-            await self._put_in(key, folder)
-            self._adapters[name] = Served(name, key, path, parent=self._base.name)
+            stop_tokens = await self._put_in(key, folder)
+            self._adapters[name] = Served(name, key, path, self._base.name, stop_tokens)
             log.info("loaded adapter %s from %s in %.3f s", name, folder, time.monotonic() - started)
 
     def unload(self, name: str) -> None:
@@ -110,12 +112,14 @@ class Registry:
             raise ApiError(404, f"No adapter found at {path}: there is no such folder.", type="NotFoundError", code=404)
         return folder
 
-    async def _put_in(self, key: str, folder: Path) -> None:
+    async def _put_in(self, key: str, folder: Path) -> frozenset[int] | None:
+        """Its own stop tokens, where it has any."""
         from finetune_server.adapters import AdapterRefused, read_adapter
 
         try:
             adapter = await asyncio.to_thread(read_adapter, folder, self._model.modules, self._limits.max_rank)
             await self._engine.call(lambda model: model.add_adapter(key, adapter))
+            return adapter.stop_tokens
         except AdapterRefused as refused:
             raise ApiError(400, str(refused), type="BadRequestError", code=400) from refused
 
