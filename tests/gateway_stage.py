@@ -20,7 +20,7 @@ from aiohttp import web
 from finetune_api.artifacts import Manifest
 from finetune_api.pods import DesiredAdapter, DesiredPool, PoolReport
 from finetune_api.v1alpha1.references import ModelRef
-from finetune_gateway import adapter, pool
+from finetune_gateway import adapter, watch
 from finetune_gateway import report as reporting
 from finetune_gateway.app import Settings, run
 from finetune_gateway.report import ReportServer
@@ -258,7 +258,7 @@ async def stage(folder: Path, *, report: bool = True) -> AsyncIterator[Stage]:
         try:
             with (
                 mock.patch.object(adapter, "fetch_adapter", fetch_from(folder)),
-                mock.patch.object(pool, "WATCH_SECONDS", 0.2),
+                mock.patch.object(watch, "WATCH_SECONDS", 0.2),
                 mock.patch.object(adapter, "RETRY_SECONDS", (0.1, 0.1)),
                 mock.patch.object(reporting, "REPORT_SECONDS", 0.2),
             ):

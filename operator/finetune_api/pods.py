@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import ApiModel, Digest, Message, Uri
+from finetune_api.v1alpha1.adapterdeployment import ShareStatus
 from finetune_api.v1alpha1.finetunejob import (
     ArtifactStatus,
     Checkpoint,
@@ -49,6 +50,9 @@ GATEWAY_PORT = 8080
 """Gateway: traffic, probes, metrics."""
 MAX_POOL_ADAPTERS = 256
 """AdapterDeployments of one pool."""
+MAX_SHARE_MESSAGE = 256
+ADAPTER_HEADER = "X-Finetune-Adapter"
+"""In an answer: which share of a split gave it. In a request: Self, to be answered by the deployment's own adapter."""
 POD_NAME_ENV = "POD_NAME"
 
 REPORT_AUDIENCE = "finetune.dev/report"
@@ -125,6 +129,20 @@ class Summary(ApiModel):
     trained: Trained | None = None
 
 
+class DesiredShare(ApiModel):
+    """A part of a public name's traffic."""
+
+    adapter: str
+    """Base, Self, or the name of an AdapterDeployment."""
+    weight: int
+    url: Uri | None = None
+    """Base URL, ending in /v1, of the gateways of another pool that has it; None: it is of this pool."""
+    model: str | None = None
+    """Its public name there."""
+    message: Annotated[str, Field(max_length=MAX_SHARE_MESSAGE)] | None = None
+    """Why nothing can be sent there, where the operator knows."""
+
+
 class DesiredAdapter(ApiModel):
     """An adapter a pool shall serve."""
 
@@ -135,6 +153,10 @@ class DesiredAdapter(ApiModel):
     uri: Uri
     digest: Digest
     secret_ref: SecretRef | None = None
+    split: Annotated[list[DesiredShare], Field(max_length=8)] | None = None
+    """Who answers requests for ``model``; None: this adapter."""
+    sticky_header: str | None = None
+    """Header that decides the share."""
 
 
 class DesiredPool(ApiModel):
@@ -162,6 +184,8 @@ class LoadedAdapter(ApiModel):
     """Failed: a sentence that names both values."""
     load_seconds: float | None = None
     """From knowing of it to its first answer."""
+    split: Annotated[list[ShareStatus], Field(max_length=8)] | None = None
+    """How requests for its public name are split now, and which share gets nothing."""
 
 
 class PoolReport(ApiModel):

@@ -84,6 +84,7 @@ class ServingReason(StrEnum):
     STARTING = "Starting"  # no pod is ready yet
     POD_NOT_STARTING = "PodNotStarting"  # a pod cannot be created, scheduled, pulled or started
     LOADING = "Loading"  # a ready pod does not answer with this digest yet
+    SPLIT_INCOMPLETE = "SplitIncomplete"  # a share of traffic.split gets nothing
     # Found by a gateway
     DIGEST_MISMATCH = "DigestMismatch"  # what is stored does not have the digest asked for
     BASE_MODEL_MISMATCH = "BaseModelMismatch"  # trained on another base

@@ -1,6 +1,6 @@
 """Keeps one AdapterDeployment's adapter loaded: one task, woken by a new wish or a restarted server.
 
-Started by :mod:`finetune_gateway.pool`; fetches through artifact, loads through server, points routes.
+Started by :mod:`finetune_gateway.pool`, told of losses by :mod:`finetune_gateway.watch`; fetches through artifact, loads through server, points routes.
 """
 
 import asyncio

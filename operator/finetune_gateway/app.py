@@ -5,21 +5,26 @@ import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from random import Random
 
 import aiohttp
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from finetune_gateway.adapter import Tools
+from finetune_api.pods import ADAPTER_HEADER, DesiredShare
+from finetune_gateway.adapter import Adapter, Tools
 from finetune_gateway.artifact import Limits
 from finetune_gateway.base import read_base
 from finetune_gateway.errors import openai_errors
 from finetune_gateway.pool import Pool
-from finetune_gateway.proxy import Proxy
+from finetune_gateway.proxy import Proxy, name_share
 from finetune_gateway.report import Reporter, ReportServer, read_wanted
-from finetune_gateway.routes import Routes
+from finetune_gateway.routes import BASE, OWN_SHARE, Routes, Target
 from finetune_gateway.server import ModelServer
+from finetune_gateway.upstream import Passthrough
+from finetune_gateway.watch import ServerWatch
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +59,11 @@ class Gateway:
     def __init__(self, settings: Settings, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         self.settings = settings
         self.changed = asyncio.Event()
+        look = asyncio.Event()
         base_model = read_base(settings.models_dir)
-        routes = Routes()
+        routes = Routes(
+            Passthrough(session, f"{settings.server_url}/v1", look=look.set), BASE, partial(peer, session), Random()
+        )
         tools = Tools(
             server=ModelServer(session, settings.server_url),
             routes=routes,
@@ -66,14 +74,15 @@ class Gateway:
             complete=ModelServer(session, f"http://127.0.0.1:{settings.port}").complete,
             changed=self.changed.set,
         )
-        self.pool = Pool(tools, settings.pod, tasks)
-        self.proxy = Proxy(session, settings.server_url, routes, base_model, self.pool.look)
+        self.pool = Pool(partial(Adapter, tools), routes, tools.server.up, settings.pod, tasks)
+        self.watch = ServerWatch(tools, self.pool, look)
+        self.proxy = Proxy(routes, base_model.uri)
         self.reporter = settings.report_to and Reporter(session, settings.report_to, self.pool, settings.config)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to load what is wanted."""
         self.pool.desire(read_wanted(self.settings.config))
-        tasks.create_task(self.pool.watch())
+        tasks.create_task(self.watch.run())
         if self.reporter:
             tasks.create_task(self.reporter.run(self.changed))
 
@@ -84,7 +93,7 @@ class Gateway:
         app.add_routes(
             [web.get("/healthz", self.is_alive), web.get("/readyz", self.is_ready), web.get("/metrics", self.metrics)]
         )
-        app.on_response_prepare.append(self.send_away)
+        app.on_response_prepare.extend([self.send_away, name_share])
         return app
 
     async def send_away(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -103,6 +112,15 @@ class Gateway:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus metrics."""
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+def peer(session: aiohttp.ClientSession, share: DesiredShare) -> Target:
+    """The model of a share that another pool of the namespace has."""
+    assert share.url
+    assert share.model
+    who = f"AdapterDeployment {share.adapter}"
+    asked = {ADAPTER_HEADER: OWN_SHARE}  # a split of its own would divide the share again, and might lead back here
+    return Target(share.model, Passthrough(session, share.url, who, f"{who} does not serve it", asked))
 
 
 class Leaving(Exception):

@@ -10,6 +10,7 @@ import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 from pydantic import ValidationError
@@ -40,7 +41,7 @@ class ReportServer:
 class Reporter:
     """Talks to the operator on behalf of the pool."""
 
-    def __init__(self, session: aiohttp.ClientSession, server: ReportServer, pool: Pool, config: Path) -> None:
+    def __init__(self, session: aiohttp.ClientSession, server: ReportServer, pool: Pool[Any], config: Path) -> None:
         self._session = session
         self._server = server
         self._pool = pool

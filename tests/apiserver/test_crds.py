@@ -82,6 +82,22 @@ def contains(stored: Any, asked: Any) -> bool:
             for runtime in ("transformers", "vllm", "provider")
         ),
         pytest.param(
+            {
+                "adapter": {"jobRef": {"name": "job"}},
+                "traffic": {
+                    "model": "bot",
+                    "split": [
+                        {"adapter": "Base", "weight": 10},
+                        {"adapter": "Self", "weight": 85},
+                        *({"adapter": f"other-{n}", "weight": 1} for n in range(5)),
+                        {"adapter": "later", "weight": 0},
+                    ],
+                    "stickyHeader": "X-Session-Id",
+                },
+            },
+            id="a split",
+        ),
+        pytest.param(
             {"adapter": {"jobRef": {"name": "job"}}, "mode": "Merged", "rollout": {"steps": [1]}, "autoscaling": {}},
             id="reserved settings",
         ),

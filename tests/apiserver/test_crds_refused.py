@@ -145,6 +145,34 @@ REFUSED_DEPLOYMENTS: dict[str, tuple[dict[str, Any], str]] = {
         {**OF_JOB, "server": {"runtime": {"transformers": {}, "vllm": {}}}},
         "set exactly one of: transformers, vllm, provider",
     ),
+    "weights that miss something": (
+        {**OF_JOB, "traffic": {"split": [{"adapter": "Base", "weight": 50}, {"adapter": "Self", "weight": 49}]}},
+        "the weights of split must add up to 100",
+    ),
+    "a share twice": (
+        {**OF_JOB, "traffic": {"split": [{"adapter": "Base", "weight": 50}, {"adapter": "Base", "weight": 50}]}},
+        "split names each adapter once",
+    ),
+    "nine shares": (
+        {**OF_JOB, "traffic": {"split": [{"adapter": f"a{n}", "weight": 20 if n < 5 else 0} for n in range(9)]}},
+        "Too many: 9: must have at most 8 items",
+    ),
+    "a share below nothing": (
+        {**OF_JOB, "traffic": {"split": [{"adapter": "Base", "weight": -1}, {"adapter": "Self", "weight": 101}]}},
+        "spec.traffic.split[0].weight",
+    ),
+    "itself by name": (
+        {**OF_JOB, "traffic": {"split": [{"adapter": "bot", "weight": 100}]}},
+        "traffic.split calls the AdapterDeployment's own adapter Self",
+    ),
+    "sticky without a split": (
+        {**OF_JOB, "traffic": {"stickyHeader": "X-User"}},
+        "stickyHeader belongs to a split",
+    ),
+    "a header that is none": (
+        {**OF_JOB, "traffic": {"stickyHeader": "X User", "split": [{"adapter": "Base", "weight": 100}]}},
+        "spec.traffic.stickyHeader",
+    ),
     "no replicas": ({**OF_JOB, "server": {"replicas": 0}}, "spec.server.replicas"),
     "unknown mode": ({**OF_JOB, "mode": "merged"}, '"Adapter", "Merged"'),
     "unknown field": ({**OF_JOB, "replicas": 2}, 'unknown field "spec.replicas"'),

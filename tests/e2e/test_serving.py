@@ -253,7 +253,6 @@ class TestRefusals:
         ("name", "change", "says"),
         [
             ("merged", {"mode": "Merged"}, "supported is Adapter"),
-            ("split", {"traffic": {"split": [{"weight": 1}]}}, "traffic.split"),
             ("rollout", {"rollout": {"steps": []}}, "rollout"),
             ("scaled", {"autoscaling": {"max": 2}}, "server.replicas"),
         ],

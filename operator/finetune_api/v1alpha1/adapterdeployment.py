@@ -77,13 +77,47 @@ class Server(ApiModel):
     """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
 
 
+SplitName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^(Base|Self|[a-z]([-a-z0-9]*[a-z0-9])?)$")]
+
+
+class Share(ApiModel):
+    """A part of the traffic."""
+
+    adapter: SplitName
+    """Who answers: Base (the base model), Self (this AdapterDeployment's adapter), or the name of another AdapterDeployment of the
+    namespace, whose own adapter answers, in whichever pool that is."""
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """Percent of the requests; all weights together are 100."""
+
+
 class Traffic(ApiModel):
-    """Under which name requests arrive."""
+    """Under which name requests arrive, and who answers them."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.split) || self.split.map(share, share.weight).sum() == 100",
+                "the weights of split must add up to 100",
+            ),
+            (
+                "!has(self.split) || self.split.all(a, self.split.exists_one(b, b.adapter == a.adapter))",
+                "split names each adapter once",
+            ),
+            (
+                "!has(self.stickyHeader) || has(self.split)",
+                "stickyHeader belongs to a split: without one all is answered alike",
+            ),
+        )
+    )
 
     model: ShortText | None = None
     """Public model name; left out, the name of the AdapterDeployment."""
-    split: Annotated[list[NotYet], Field(max_length=8)] | None = None
-    """Shares of the traffic; not supported yet."""
+    split: Annotated[list[Share], Field(min_length=1, max_length=8)] | None = None
+    """Shares of the requests for this model; left out, all are answered by this AdapterDeployment's adapter. What is not loaded gets
+    nothing: its share goes to the others in proportion to their weights."""
+    sticky_header: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+$")] | None = None
+    """Request header whose value decides the share, so that the same value always gets the same answerer. Without the header the
+    request's user decides, and without that a draw for each request."""
 
 
 class AdapterDeploymentSpec(ApiModel):
@@ -114,6 +148,17 @@ class AdapterDeploymentSpec(ApiModel):
     """Stepwise rollout; not supported yet."""
     autoscaling: NotYet | None = None
     """Autoscaling; not supported yet."""
+
+
+class ShareStatus(ApiModel):
+    """What became of a share."""
+
+    adapter: Annotated[str, Field(max_length=40)]
+    """As in spec.traffic.split."""
+    weight: Annotated[int, Field(ge=0, le=100)]
+    """Percent asked for."""
+    message: Annotated[str, Field(max_length=256)] | None = None
+    """Why nothing is sent there; left out, it gets its share."""
 
 
 class PodAdapter(ApiModel):
@@ -171,6 +216,8 @@ class AdapterDeploymentStatus(ApiModel):
     """Ready pods that answer with this digest."""
     pods: Annotated[list[PodAdapter], Field(max_length=64)] | None = None
     """One entry per server pod."""
+    split: Annotated[list[ShareStatus], Field(max_length=8)] | None = None
+    """The split that is asked for, and which of it gets nothing."""
 
 
 class AdapterDeployment(ApiModel):
@@ -181,6 +228,11 @@ class AdapterDeployment(ApiModel):
             (
                 "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && self.metadata.name.size() <= 40",
                 "metadata.name must be a DNS label: at most 40 characters of a-z, 0-9 and '-', beginning with a letter",
+            ),
+            (
+                "!has(self.spec.traffic) || !has(self.spec.traffic.split)"
+                " || self.spec.traffic.split.all(share, share.adapter != self.metadata.name)",
+                "traffic.split calls the AdapterDeployment's own adapter Self",
             ),
         )
     )

@@ -39,12 +39,13 @@ def write(member: Member, verdict: Verdict, now: datetime) -> tuple[StatusWrite,
         state="Ready" if ready.status == "True" else ready.reason,
         message=ready.message,
         model=member.model,
-        url=f"http://{member.name}.{member.pool.namespace}.svc/v1" if member.pool and not member.is_blocked else None,
+        url=member.url if member.pool and not member.is_blocked else None,
         pool=member.pool.name if member.pool else None,
         adapter=member.adapter or member.status.adapter,
         replicas=len(verdict.pods),
         ready_replicas=verdict.ready_replicas,
         pods=list(verdict.pods),
+        split=list(verdict.split) or None,
     )
     return StatusWrite(ref_of(member.body), status.wire()), events(member, find(before, "Ready"), ready)
 

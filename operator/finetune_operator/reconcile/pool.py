@@ -11,14 +11,15 @@ from typing import Any
 
 from finetune_api.pods import DesiredAdapter, DesiredPool
 from finetune_api.reasons import ServingReason
-from finetune_operator.cache import POOL_LABEL, Manifest, labels_of
+from finetune_operator.cache import POOL_LABEL, Cache, Manifest, labels_of
 from finetune_operator.manifests import serving
 from finetune_operator.manifests.serving import ServerPool
 from finetune_operator.plan import Controller, Key, Plan, Ref, Sources, ref_of
 from finetune_operator.reconcile import adapterdeployment_status, service_account
 from finetune_operator.reconcile.adapterdeployment import concerned
-from finetune_operator.reconcile.pool_members import Finding, Member, member, members, referenced_job, seated
+from finetune_operator.reconcile.pool_members import KIND, Finding, Member, member, members, referenced_job, seated
 from finetune_operator.reconcile.pool_readiness import REPORT_WAIT, Pods, is_ready, trouble, verdict
+from finetune_operator.reconcile.pool_split import desired_split, named
 from finetune_operator.settings import Settings
 
 OBJECTS = ("Deployment", "ConfigMap", "Service")
@@ -38,6 +39,8 @@ class Observation:
     settings: Settings
     members: tuple[Member, ...]
     """Oldest first, each with what stands in its way."""
+    neighbours: Mapping[str, Member]
+    """All AdapterDeployments of the namespace by name: a split may name one of another pool."""
     objects: tuple[Manifest, ...]
     """Deployment, ConfigMap and Service of the pool's name, where they exist."""
     services: Mapping[str, Manifest]
@@ -54,7 +57,7 @@ class Observation:
 def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
     """Pools that an AdapterDeployment is in, or was in; the pool of an object of ours."""
     namespace = body["metadata"]["namespace"]
-    for each in concerned(sources.cache, kind, body):
+    for each in [*concerned(sources.cache, kind, body), *splitting(sources.cache, kind, body)]:
         found = member(each, referenced_job(sources.cache, each))
         names = {found.pool.name if found.pool else None, found.status.pool}
         yield from (Key("Pool", namespace, name) for name in names if name)
@@ -62,10 +65,19 @@ def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
         yield Key("Pool", namespace, labels_of(body)[POOL_LABEL])
 
 
+def splitting(cache: Cache, kind: str, body: Manifest) -> list[Manifest]:
+    """AdapterDeployments whose split names one that has changed."""
+    if kind != KIND:
+        return []
+    meta = body["metadata"]
+    return [each for each in cache.all(KIND, meta["namespace"]) if meta["name"] in named(each)]
+
+
 def observe(sources: Sources, key: Key) -> Observation | None:
     """Collect it from the cache; None: nobody wants it, and nothing is there."""
     cache, namespace = sources.cache, key.namespace
-    mine = tuple(seated(each for each in members(cache, namespace) if each.pool and each.pool.name == key.name))
+    everyone = members(cache, namespace)
+    mine = tuple(seated(each for each in everyone if each.pool and each.pool.name == key.name))
     objects = tuple(found for kind in OBJECTS if (found := cache.get(kind, namespace, key.name)))
     if not mine and not objects:
         return None
@@ -76,7 +88,8 @@ def observe(sources: Sources, key: Key) -> Observation | None:
     ]
     services = {each.name: found for each in mine if (found := cache.get("Service", namespace, each.name))}
     said = Pods(alive, sources.reports.of_pool(namespace, key.name), None, sources.reports.since)
-    return Observation(key, sources.settings, mine, objects, services, said, sources.answers)
+    neighbours = {each.name: each for each in everyone}
+    return Observation(key, sources.settings, mine, neighbours, objects, services, said, sources.answers)
 
 
 def reconcile(seen: Observation, now: datetime) -> Plan:
@@ -145,11 +158,12 @@ def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
     owners = [serving.owner_reference(each.body) for each in sorted(judged, key=lambda each: each.name)]
     served = [each for each in judged if not each.is_blocked]
     blocked = [seen.services[each.name] for each in judged if each.is_blocked and each.name in seen.services]
+    neighbours = {**seen.neighbours, **{each.name: each for each in judged}}
     desired = DesiredPool(
         namespace=pool.namespace,
         pool=pool.name,
         base_model=pool.base_model,
-        adapters=[desired_adapter(each) for each in served],
+        adapters=[desired_adapter(each, neighbours) for each in served],
     )
     return Plan(
         apply=(
@@ -166,7 +180,7 @@ def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
     )
 
 
-def desired_adapter(member: Member) -> DesiredAdapter:
+def desired_adapter(member: Member, neighbours: Mapping[str, Member]) -> DesiredAdapter:
     """A member as its gateways are told."""
     assert member.adapter
     assert member.pool
@@ -176,6 +190,8 @@ def desired_adapter(member: Member) -> DesiredAdapter:
         uri=member.adapter.uri,
         digest=member.adapter.digest,
         secret_ref=member.pool.secret_ref,
+        split=desired_split(member, neighbours),
+        sticky_header=member.traffic and member.traffic.sticky_header,
     )
 
 

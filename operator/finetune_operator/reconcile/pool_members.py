@@ -17,6 +17,8 @@ from finetune_api.v1alpha1.adapterdeployment import (
     AdapterDeploymentStatus,
     ResolvedAdapter,
     Server,
+    Share,
+    Traffic,
     TransformersRuntime,
 )
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -44,6 +46,8 @@ class Member:
     model: str
     """Public model name."""
     replicas: int = 1
+    traffic: Traffic | None = None
+    """How requests for the model are split."""
     adapter: ResolvedAdapter | None = None
     """What is to be served, where that is known."""
     pool: ServerPool | None = None
@@ -57,6 +61,16 @@ class Member:
     def name(self) -> str:
         """Name of the AdapterDeployment."""
         return str(self.body["metadata"]["name"])
+
+    @property
+    def split(self) -> list[Share]:
+        """Shares of the requests; empty: all are this adapter's."""
+        return (self.traffic and self.traffic.split) or []
+
+    @property
+    def url(self) -> str:
+        """Base URL of its Service, for OpenAI clients."""
+        return f"http://{self.name}.{self.body['metadata']['namespace']}.svc/v1"
 
     @property
     def age(self) -> tuple[str, str]:
@@ -94,7 +108,7 @@ def member(body: Manifest, job: Manifest | None) -> Member:
         unreadable = Finding(ServingReason.UNSUPPORTED, f"The object cannot be read: {where}: {first['msg']}.")
         return Member(body, AdapterDeploymentStatus(), name, finding=unreadable)
     server = spec.server or Server()
-    known = Member(body, status, (spec.traffic and spec.traffic.model) or name, server.replicas or 1)
+    known = Member(body, status, (spec.traffic and spec.traffic.model) or name, server.replicas or 1, spec.traffic)
     refused = unsupported(spec, server)
     if refused is not None:
         return replace(known, finding=refused)
@@ -107,7 +121,6 @@ def unsupported(spec: AdapterDeploymentSpec, server: Server) -> Finding | None:
     """A setting this version does not implement, with what is supported."""
     wrong = [
         (spec.mode == "Merged", "mode Merged is not supported yet; supported is Adapter"),
-        (bool(spec.traffic and spec.traffic.split), "traffic.split is not supported yet; leave it out"),
         (spec.rollout is not None, "rollout is not supported yet; leave it out: a new adapter takes over at once"),
         (spec.autoscaling is not None, "autoscaling is not supported yet; set server.replicas"),
         (server.runtime.vllm is not None, "runtime vllm is not supported yet; supported is transformers"),

@@ -1,17 +1,18 @@
 """Whether a pool's pods serve an adapter: what the kubelet says of them, and what their gateways reported. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
 from finetune_api.pods import LoadedAdapter, PoolReport
 from finetune_api.reasons import ServingReason
-from finetune_api.v1alpha1.adapterdeployment import PodAdapter
+from finetune_api.v1alpha1.adapterdeployment import PodAdapter, ShareStatus
 from finetune_api.v1alpha1.finetunejob import JobError
 from finetune_operator.cache import Manifest
 from finetune_operator.reconcile.pool_members import Finding, Member
+from finetune_operator.reconcile.pool_split import is_applied, split_status, unanswered
 from finetune_operator.reports import Received
 
 MAX_PODS = 64
@@ -46,6 +47,8 @@ class Verdict:
     """Why it is not Ready; None: it is."""
     pods: tuple[PodAdapter, ...] = ()
     ready_replicas: int = 0
+    split: tuple[ShareStatus, ...] = ()
+    """Its shares, with what keeps one from getting anything."""
     is_known: bool = True
     """False: pods have not reported yet to an operator that has just started, so what was said before stays."""
 
@@ -56,18 +59,29 @@ def verdict(member: Member, pods: Pods, now: datetime) -> Verdict:
     digest = member.adapter.digest if member.adapter else None
     listed = tuple(pod_adapter(name_of(pod), said.get(name_of(pod))) for pod in pods.all[:MAX_PODS])
     serving = [name for name in pods.ready if (one := said.get(name)) and serves(one, digest)]
-    seen = Verdict(member.finding, listed, len(serving))
+    shares = split_status(member, [one.split for one in said.values() if one])
+    seen = Verdict(member.finding, listed, len(serving), shares)
     if member.finding is not None:
         return seen
     if not pods.ready:
-        return Verdict(not_started(pods), listed)
+        return replace(seen, finding=not_started(pods))
     silent = [name for name in pods.ready if name not in pods.reports]
     if silent and now - pods.since < REPORT_WAIT:
-        return Verdict(None, listed, len(serving), is_known=False)
+        return replace(seen, is_known=False)
     others = [name for name in pods.ready if name not in serving]
-    if not others:
-        return seen
-    return Verdict(why_not(others[0], said.get(others[0]), digest), listed, len(serving))
+    if others:
+        return replace(seen, finding=why_not(others[0], said.get(others[0]), digest))
+    return replace(seen, finding=unsplit(member, {name: one for name in pods.ready if (one := said.get(name))}))
+
+
+def unsplit(member: Member, said: Mapping[str, LoadedAdapter]) -> Finding | None:
+    """Whether a pod does not split the traffic as it is asked to."""
+    for pod, loaded in said.items():
+        if not is_applied(member, loaded.split):
+            return Finding(ServingReason.LOADING, f"Pod {pod} has not taken over traffic.split yet.")
+        if sentence := unanswered(loaded.split):
+            return Finding(ServingReason.SPLIT_INCOMPLETE, f"Pod {pod} {sentence}; the other shares answer.")
+    return None
 
 
 def serves(said: LoadedAdapter, digest: str | None) -> bool:

@@ -276,7 +276,6 @@ class TestSupport:
         ("spec", "says"),
         [
             pytest.param({"mode": "Merged"}, "supported is Adapter", id="merged"),
-            pytest.param({"traffic": {"split": [{}]}}, "traffic.split", id="a split"),
             pytest.param({"rollout": {}}, "rollout", id="a rollout"),
             pytest.param({"autoscaling": {}}, "server.replicas", id="autoscaling"),
             pytest.param({"server": {"runtime": {"vllm": {}}}}, "supported is transformers", id="vllm"),
