@@ -20,10 +20,11 @@ from aiohttp import web
 from finetune_api.artifacts import Manifest
 from finetune_api.pods import DesiredAdapter, DesiredPool, PoolReport
 from finetune_api.v1alpha1.references import ModelRef
-from finetune_gateway import adapter, watch
+from finetune_gateway import adapter, provider_adapter, watch
 from finetune_gateway import report as reporting
-from finetune_gateway.app import Settings, run
+from finetune_gateway.app import run
 from finetune_gateway.report import ReportServer
+from finetune_gateway.wiring import Settings
 
 BASE_URI = "s3://models/base"
 
@@ -198,7 +199,8 @@ class Stage:
 
     def wish(self, *adapters: DesiredAdapter) -> None:
         """What the operator wants from now on."""
-        self.operator.desired = a_pool(*adapters)
+        mounted = DesiredPool.model_validate_json((self.folder / "pool.json").read_bytes())
+        self.operator.desired = mounted.model_copy(update={"adapters": list(adapters)})
 
 
 def a_pool(*adapters: DesiredAdapter) -> DesiredPool:
@@ -223,14 +225,14 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def stage(folder: Path, *, report: bool = True) -> AsyncIterator[Stage]:
-    """Everything running."""
+async def stage(folder: Path, *, report: bool = True, pool: DesiredPool | None = None) -> AsyncIterator[Stage]:
+    """Everything running; ``pool`` is what the mounted file says from the start."""
     for name in ("models", "adapters"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "models" / "base.json").write_text(json.dumps({"uri": BASE_URI}))
     (folder / "token").write_text("secret-token\n")
     if not (folder / "pool.json").exists():
-        (folder / "pool.json").write_text(json.dumps(a_pool().wire()))
+        (folder / "pool.json").write_text(json.dumps((pool or a_pool()).wire()))
     server, operator = ModelServer(), Operator()
     await server.start()
     app = web.Application()
@@ -260,6 +262,7 @@ async def stage(folder: Path, *, report: bool = True) -> AsyncIterator[Stage]:
                 mock.patch.object(adapter, "fetch_adapter", fetch_from(folder)),
                 mock.patch.object(watch, "WATCH_SECONDS", 0.2),
                 mock.patch.object(adapter, "RETRY_SECONDS", (0.1, 0.1)),
+                mock.patch.object(provider_adapter, "RETRY_SECONDS", (0.1, 0.1)),
                 mock.patch.object(reporting, "REPORT_SECONDS", 0.2),
             ):
                 yield Stage(folder, server, operator, f"http://127.0.0.1:{settings.port}", http)

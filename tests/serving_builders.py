@@ -48,6 +48,15 @@ def an_adep(name: str = "support", letter: str = "a", *, job: str | None = None,
     }
 
 
+def of_provider(
+    name: str = "support", provider_model: str = "ft:tuned", server: Manifest | None = None, **spec: Any
+) -> Manifest:
+    """An AdapterDeployment of a provider's model."""
+    runtime = {"runtime": {"provider": {"openai": {"baseUrl": "https://models.example/v1", "baseModel": "gpt"}}}}
+    body = {"adapter": {"providerModel": provider_model}, "server": runtime | (server or {})} | spec
+    return an_adep(name) | {"spec": body}
+
+
 def a_job(
     name: str = "tuned", letter: str = "a", *, complete: bool = True, gate: str = "True", **status: Any
 ) -> Manifest:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import ApiModel, Digest, Message, Uri
-from finetune_api.v1alpha1.adapterdeployment import ShareStatus
+from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime, ShareStatus
 from finetune_api.v1alpha1.finetunejob import (
     ArtifactStatus,
     Checkpoint,
@@ -150,9 +150,12 @@ class DesiredAdapter(ApiModel):
     """Name of its AdapterDeployment."""
     model: str
     """Public model name; unique within the pool."""
-    uri: Uri
+    uri: Uri | None = None
+    """Where it is stored; None: a provider has it."""
     digest: Digest
     secret_ref: SecretRef | None = None
+    provider_model: str | None = None
+    """The provider's name of it."""
     split: Annotated[list[DesiredShare], Field(max_length=8)] | None = None
     """Who answers requests for ``model``; None: this adapter."""
     sticky_header: str | None = None
@@ -165,7 +168,11 @@ class DesiredPool(ApiModel):
     namespace: str
     pool: str
     """Name of the Deployment."""
-    base_model: ModelRef
+    base_model: ModelRef | None = None
+    """None: the models are a provider's."""
+    provider: ProviderRuntime | None = None
+    secret_ref: SecretRef | None = None
+    """Credentials for the provider."""
     adapters: Annotated[list[DesiredAdapter], Field(max_length=MAX_POOL_ADAPTERS)]
 
 

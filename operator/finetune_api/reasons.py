@@ -91,9 +91,10 @@ class ServingReason(StrEnum):
     RANK_TOO_HIGH = "RankTooHigh"  # above the server's maximum
     ADAPTER_INVALID = "AdapterInvalid"  # not a LoRA adapter, or the server cannot apply it to the base
     ARTIFACT_NOT_FOUND = "ArtifactNotFound"  # nothing is stored there
-    ACCESS_DENIED = "AccessDenied"  # the store refused the credentials
+    ACCESS_DENIED = "AccessDenied"  # the store or the provider refused the credentials
     STORAGE_UNAVAILABLE = "StorageUnavailable"  # the store does not answer
     SECRET_NOT_FOUND = "SecretNotFound"  # a Secret or a key in it is missing
+    PROVIDER_ERROR = "ProviderError"  # the provider does not answer, or with an error
     SERVER_ERROR = "ServerError"  # the model server does not answer or failed
 
 

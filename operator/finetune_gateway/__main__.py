@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     fetch.add_argument("--termination-log", type=Path, default=Path(pods.TERMINATION_LOG))
     serve.add_argument("--adapters-dir", type=Path, default=Path(pods.ADAPTERS_DIR), help="shared with the server")
     serve.add_argument("--server", default=f"http://127.0.0.1:{pods.SERVER_PORT}", help="URL of the model server")
-    serve.add_argument("--max-lora-rank", type=int, required=True, help="the model server's maximum")
+    serve.add_argument("--max-lora-rank", type=int, default=64, help="the model server's maximum")
     serve.add_argument("--host", default="0.0.0.0")
     serve.add_argument("--port", type=int, default=pods.GATEWAY_PORT)
     return main
@@ -50,8 +50,9 @@ def fetch(args: argparse.Namespace) -> int:
 
 def serve(args: argparse.Namespace) -> int:
     """Exit code of the gateway."""
-    from finetune_gateway.app import Settings, serve  # the init container needs no web server
+    from finetune_gateway.app import serve  # the init container needs no web server
     from finetune_gateway.report import ReportServer
+    from finetune_gateway.wiring import Settings
 
     url, ca_file = os.environ.get(pods.REPORT_URL_ENV), os.environ.get(pods.REPORT_CA_ENV)
     token_file = Path(os.environ.get(pods.REPORT_TOKEN_ENV, pods.TOKEN_FILE))

@@ -3,54 +3,23 @@
 import asyncio
 import logging
 import signal
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from random import Random
 
 import aiohttp
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from finetune_api.pods import ADAPTER_HEADER, DesiredShare
-from finetune_gateway.adapter import Adapter, Tools
-from finetune_gateway.artifact import Limits
-from finetune_gateway.base import read_base
 from finetune_gateway.errors import openai_errors
-from finetune_gateway.pool import Pool
-from finetune_gateway.proxy import Proxy, name_share
-from finetune_gateway.report import Reporter, ReportServer, read_wanted
-from finetune_gateway.routes import BASE, OWN_SHARE, Routes, Target
-from finetune_gateway.server import ModelServer
-from finetune_gateway.upstream import Passthrough
-from finetune_gateway.watch import ServerWatch
+from finetune_gateway.proxy import name_share
+from finetune_gateway.report import Reporter, read_wanted
+from finetune_gateway.wiring import Parts, Settings, beside_a_server, to_a_provider
 
 log = logging.getLogger(__name__)
 
-FETCHES = 4
-"""Adapters fetched at once."""
 MAX_BODY_BYTES = 10 * 1024 * 1024
 LEAVE_SECONDS = 5
 """From turning unready until clients have stopped to arrive: endpoints take that long to spread."""
 DRAIN_SECONDS = 60
 """Longest wait for requests under way."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where things are; the command line fills it."""
-
-    pod: str
-    config: Path
-    models_dir: Path
-    adapters_dir: Path
-    secrets_dir: Path
-    server_url: str
-    max_lora_rank: int
-    report_to: ReportServer | None
-    host: str
-    port: int
 
 
 class Gateway:
@@ -59,30 +28,18 @@ class Gateway:
     def __init__(self, settings: Settings, session: aiohttp.ClientSession, tasks: asyncio.TaskGroup) -> None:
         self.settings = settings
         self.changed = asyncio.Event()
-        look = asyncio.Event()
-        base_model = read_base(settings.models_dir)
-        routes = Routes(
-            Passthrough(session, f"{settings.server_url}/v1", look=look.set), BASE, partial(peer, session), Random()
+        wanted = read_wanted(settings.config)
+        parts = Parts(settings, session, tasks, self.changed.set)
+        self.pool, self.proxy, self.watch = (
+            beside_a_server(parts) if wanted.provider is None else to_a_provider(parts, wanted)
         )
-        tools = Tools(
-            server=ModelServer(session, settings.server_url),
-            routes=routes,
-            executor=ThreadPoolExecutor(FETCHES, "fetch"),
-            adapters_dir=settings.adapters_dir,
-            secrets_dir=settings.secrets_dir,
-            limits=Limits(base_model, settings.max_lora_rank),
-            complete=ModelServer(session, f"http://127.0.0.1:{settings.port}").complete,
-            changed=self.changed.set,
-        )
-        self.pool = Pool(partial(Adapter, tools), routes, tools.server.up, settings.pod, tasks)
-        self.watch = ServerWatch(tools, self.pool, look)
-        self.proxy = Proxy(routes, base_model.uri)
         self.reporter = settings.report_to and Reporter(session, settings.report_to, self.pool, settings.config)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to load what is wanted."""
         self.pool.desire(read_wanted(self.settings.config))
-        tasks.create_task(self.watch.run())
+        if self.watch:
+            tasks.create_task(self.watch.run())
         if self.reporter:
             tasks.create_task(self.reporter.run(self.changed))
 
@@ -112,15 +69,6 @@ class Gateway:
     async def metrics(self, request: web.Request) -> web.Response:
         """Prometheus metrics."""
         return web.Response(body=generate_latest(), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
-
-def peer(session: aiohttp.ClientSession, share: DesiredShare) -> Target:
-    """The model of a share that another pool of the namespace has."""
-    assert share.url
-    assert share.model
-    who = f"AdapterDeployment {share.adapter}"
-    asked = {ADAPTER_HEADER: OWN_SHARE}  # a split of its own would divide the share again, and might lead back here
-    return Target(share.model, Passthrough(session, share.url, who, f"{who} does not serve it", asked))
 
 
 class Leaving(Exception):

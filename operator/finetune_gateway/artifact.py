@@ -59,6 +59,7 @@ class Limits:
 def fetch_adapter(desired: DesiredAdapter, folder: Path, secrets_dir: Path) -> Manifest:
     """Fetch and verify into ``folder`` (blocking); a folder that exists was verified before it got its name."""
     if not folder.exists():
+        assert desired.uri  # a provider's models are not fetched
         partial = folder.with_name(PARTIAL + folder.name)
         shutil.rmtree(partial, ignore_errors=True)
         secrets = secrets_dir / desired.secret_ref.name if desired.secret_ref else None

@@ -20,6 +20,7 @@ PINNED = "base.json"
 def fetch_base(config: Path, models_dir: Path, secrets_dir: Path) -> None:
     """Download and verify the pool's base. Raises Failure. Safe to repeat after a kill."""
     wanted = DesiredPool.model_validate_json(config.read_bytes()).base_model
+    assert wanted  # a provider's pods have no init container
     secrets = secrets_dir / wanted.secret_ref.name if wanted.secret_ref else None
     shutil.rmtree(models_dir / FOLDER, ignore_errors=True)
     pinned, _ = pin_model(wanted, secrets)

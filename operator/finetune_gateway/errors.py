@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -23,9 +24,12 @@ def error_body(status: int, code: str, message: str, param: str | None = None) -
 class ApiError(Exception):
     """An answer that is an error."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
+        self.headers = headers
         self.body = error_body(status, code, message, param)
 
 
@@ -34,7 +38,7 @@ async def answered(request: web.Request, handler: Handler) -> web.StreamResponse
     try:
         return await handler(request)
     except ApiError as error:
-        return web.json_response(error.body, status=error.status)
+        return web.json_response(error.body, status=error.status, headers=error.headers)
     except web.HTTPException as error:
         code = error.reason.lower().replace(" ", "_")
         body = error_body(error.status, code, f"{request.method} {request.path}: {error.text or error.reason}")

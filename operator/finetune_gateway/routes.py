@@ -35,6 +35,8 @@ class Target:
     upstream: Upstream
     holders: int = 0
     requests: int = 0
+    trouble: str | None = None
+    """Why a split sends nothing here, though clients may ask for it by name: they get the reason from whoever knows it."""
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -131,7 +133,8 @@ class Routes:
         name = deployment if share.adapter == OWN_SHARE else share.adapter
         if name not in self._deployments:
             return f"AdapterDeployment {name} is not served by this pod"
-        return self._deployments[name][1]
+        own = self._deployments[name][1]
+        return own if isinstance(own, str) or own.trouble is None else own.trouble
 
     def public(self) -> list[str]:
         """Public names that answer, the base first."""

@@ -10,6 +10,7 @@ import aiohttp
 LIST_SECONDS = 10
 COMPLETE_SECONDS = 120
 LOAD_SECONDS = 300
+THINKERS = "max_completion_tokens"
 
 
 class ServerUnreachable(Exception):
@@ -19,9 +20,10 @@ class ServerUnreachable(Exception):
 class ServerRefused(Exception):
     """The model server answered with an error; the message is its own."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.code = code
 
 
 class AdapterRefused(Exception):
@@ -49,6 +51,17 @@ class ModelServer:
         request = {"model": model, "prompt": "Hello", "max_tokens": 1}
         await self._call("POST", "/v1/completions", COMPLETE_SECONDS, request)
 
+    async def chat(self, model: str) -> None:
+        """Let a model that chats produce one token."""
+        request: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": "Hello"}]}
+        try:
+            await self._call("POST", "/v1/chat/completions", COMPLETE_SECONDS, request | {"max_tokens": 1})
+        except ServerRefused as refused:
+            if refused.status != HTTPStatus.BAD_REQUEST or THINKERS not in str(refused):
+                raise
+            # Models that think know the limit by another name, and need room to say anything at all.
+            await self._call("POST", "/v1/chat/completions", COMPLETE_SECONDS, request | {THINKERS: 16})
+
     async def load(self, name: str, path: Path) -> None:
         """Load an adapter. Raises AdapterRefused where it is the adapter's fault."""
         try:
@@ -72,7 +85,7 @@ class ModelServer:
         except aiohttp.ClientError as error:
             raise ServerUnreachable(f"no answer to {method} {path}: {error}") from error
         if response.status >= 400:
-            raise ServerRefused(response.status, error_message(answer))
+            raise ServerRefused(response.status, error_message(answer), error_code(answer))
         return answer
 
 
@@ -84,3 +97,11 @@ def error_message(body: bytes) -> str:
         return str(answer["error"]["message"])
     except (ValueError, KeyError, TypeError):
         return text[:500]
+
+
+def error_code(body: bytes) -> str | None:
+    """The code in an OpenAI error body."""
+    try:
+        return str(json.loads(body)["error"]["code"])
+    except (ValueError, KeyError, TypeError):
+        return None

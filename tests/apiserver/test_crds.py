@@ -79,7 +79,20 @@ def contains(stored: Any, asked: Any) -> bool:
             pytest.param(
                 {"adapter": {"jobRef": {"name": "job"}}, "server": {"runtime": {runtime: {}}}}, id=f"runtime {runtime}"
             )
-            for runtime in ("transformers", "vllm", "provider")
+            for runtime in ("transformers", "vllm")
+        ),
+        *(
+            pytest.param(
+                {"adapter": {"providerModel": "ft:x"}, "server": {"runtime": {"provider": provider}}}, id=f"of {name}"
+            )
+            for name, provider in (
+                ("OpenAI", {"openai": {}}),
+                (
+                    "a service",
+                    {"openai": {"baseUrl": "http://vllm.team:8000/v1", "baseModel": "b", "completions": "Chat"}},
+                ),
+                ("Vertex AI", {"vertex": {"project": "acme", "location": "us-central1"}}),
+            )
         ),
         pytest.param(
             {

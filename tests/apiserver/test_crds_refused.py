@@ -133,7 +133,41 @@ REFUSED_DEPLOYMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no adapter": ({}, "spec.adapter: Required value"),
     "two adapters": (
         {**SERVE_URI, "adapter": {**SERVE_URI["adapter"], "jobRef": {"name": "job"}}},
-        "set exactly one of: uri, jobRef",
+        "set exactly one of: uri, jobRef, providerModel",
+    ),
+    "a provider's model without a provider": (
+        {"adapter": {"providerModel": "ft:x"}},
+        "adapter.providerModel needs server.runtime.provider",
+    ),
+    "a provider's model on the default runtime": (
+        {"adapter": {"providerModel": "ft:x"}, "server": {"replicas": 2}},
+        "adapter.providerModel needs server.runtime.provider",
+    ),
+    "a provider for an own adapter": (
+        {**SERVE_URI, "server": {**SERVE_URI["server"], "runtime": {"provider": {"openai": {}}}}},
+        "server.runtime.provider has models of its own",
+    ),
+    "two providers": (
+        {
+            "adapter": {"providerModel": "x"},
+            "server": {"runtime": {"provider": {"openai": {}, "vertex": {"project": "p", "location": "l"}}}},
+        },
+        "set exactly one of: openai, vertex",
+    ),
+    "no provider": (
+        {"adapter": {"providerModel": "x"}, "server": {"runtime": {"provider": {}}}},
+        "set exactly one of: openai, vertex",
+    ),
+    "an address that is none": (
+        {"adapter": {"providerModel": "x"}, "server": {"runtime": {"provider": {"openai": {"baseUrl": "ftp://x/v1"}}}}},
+        "spec.server.runtime.provider.openai.baseUrl",
+    ),
+    "a base beside a provider's model": (
+        {
+            "adapter": {"providerModel": "x"},
+            "server": {"baseModel": {"uri": "hf://a/b"}, "runtime": {"provider": {"openai": {}}}},
+        },
+        "with adapter.providerModel it is in runtime.provider",
     ),
     "no digest": ({**SERVE_URI, "adapter": {"uri": "s3://a/b"}}, "uri and digest belong together"),
     "no base": ({"adapter": SERVE_URI["adapter"]}, "adapter.uri needs server.baseModel"),

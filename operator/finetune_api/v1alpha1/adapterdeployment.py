@@ -14,7 +14,7 @@ class AdapterRef(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            exactly_one("uri", "jobRef"),
+            exactly_one("uri", "jobRef", "providerModel"),
             (
                 "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+')",
                 "uri is s3://bucket/folder of an adapter artifact",
@@ -32,6 +32,9 @@ class AdapterRef(ApiModel):
     """sha256 of the folder's manifest.json."""
     job_ref: JobRef | None = None
     """The newest Complete FineTuneJob of that name whose gate passed; waits for it, and survives its deletion."""
+    provider_model: ShortText | None = None
+    """Name by which the provider of server.runtime.provider knows the tuned model: ft:…, or for Vertex AI an endpoint's resource name or
+    number."""
 
 
 class TransformersRuntime(ApiModel):
@@ -47,6 +50,47 @@ class TransformersRuntime(ApiModel):
     """Where the server's pods run."""
 
 
+HttpUrl = Annotated[str, Field(min_length=8, max_length=512, pattern=r"^https?://[^/?#@ ]+(/[^?# ]*)?$")]
+
+
+class OpenAIProvider(ApiModel):
+    """A service with OpenAI's API. server.secretRef holds its key OPENAI_API_KEY; without one no key is sent."""
+
+    base_url: HttpUrl | None = None
+    """Base URL, usually ending in /v1; left out, https://api.openai.com/v1."""
+    base_model: ShortText | None = None
+    """The service's name of the model that answers as base; left out, there is no base."""
+    completions: Literal["Forward", "Chat"] | None = None
+    """What becomes of requests to /v1/completions: Forward (left out) passes them on; Chat asks the model as a chat, for models that
+    only chat, as OpenAI's tuned ones do."""
+
+
+class VertexProvider(ApiModel):
+    """Vertex AI. server.secretRef holds credentials.json; without one the pod's own identity counts (workload identity)."""
+
+    project: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[a-z0-9:.-]+$")]
+    """Google Cloud project."""
+    location: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+$")]
+    """Region of the endpoint, for example us-central1; or global, us, eu."""
+    base_url: HttpUrl | None = None
+    """Address of the API, for example of a private endpoint; left out, the location's."""
+    base_model: ShortText | None = None
+    """Name of the model that answers as base, for example gemini-2.5-flash; left out, there is no base."""
+
+
+class ProviderRuntime(ApiModel):
+    """A provider's endpoint: the pods hold the gateway alone. Exactly one of openai and vertex."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("openai", "vertex")))
+
+    openai: OpenAIProvider | None = None
+    """A service with OpenAI's API, at any address."""
+    vertex: VertexProvider | None = None
+    """Vertex AI."""
+    pod: PodOptions | None = None
+    """Where the gateway's pods run."""
+
+
 class Runtime(ApiModel):
     """What runs the model; exactly one member."""
 
@@ -56,8 +100,8 @@ class Runtime(ApiModel):
     """transformers + PEFT on CPU."""
     vllm: NotYet | None = None
     """vLLM on GPU; not supported yet."""
-    provider: NotYet | None = None
-    """A provider's endpoint; not supported yet."""
+    provider: ProviderRuntime | None = None
+    """A provider's endpoint, for adapter.providerModel."""
 
 
 class Server(ApiModel):
@@ -66,13 +110,13 @@ class Server(ApiModel):
     base_model: ModelRef | None = None
     """The base; needed with adapter.uri, taken from the job with adapter.jobRef."""
     runtime: Runtime = Runtime(transformers=TransformersRuntime())
-    """What runs the model; left out, transformers."""
+    """What runs the model; left out, transformers, or the provider of a delegated job."""
     pool: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$")] | None = None
     """Name that keeps deployments apart which could share pods; left out, default."""
     replicas: Annotated[int, Field(ge=1, le=64)] | None = None
     """Pods; of those who share a pool, the largest wins; left out, 1."""
     secret_ref: SecretRef | None = None
-    """Credentials to read base and adapter; with a jobRef left out, that job's output secret."""
+    """Credentials to read base and adapter, or to call the provider; with a jobRef left out, the job's."""
     service_account_name: ShortText | None = None
     """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
 
@@ -126,12 +170,20 @@ class AdapterDeploymentSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "has(self.adapter.jobRef) || (has(self.server) && has(self.server.baseModel))",
+                "!has(self.adapter.uri) || (has(self.server) && has(self.server.baseModel))",
                 "adapter.uri needs server.baseModel: the model it was trained on",
             ),
             (
                 "!has(self.server) || !has(self.server.baseModel) || has(self.adapter.uri)",
-                "with adapter.jobRef leave server.baseModel out: it is the job's",
+                "with adapter.jobRef leave server.baseModel out: it is the job's; with adapter.providerModel it is in runtime.provider",
+            ),
+            (
+                "!has(self.adapter.providerModel) || (has(self.server) && has(self.server.runtime) && has(self.server.runtime.provider))",
+                "adapter.providerModel needs server.runtime.provider: who has that model",
+            ),
+            (
+                "!has(self.adapter.uri) || !has(self.server) || !has(self.server.runtime) || !has(self.server.runtime.provider)",
+                "server.runtime.provider has models of its own: set adapter.providerModel, or leave runtime.provider out to serve adapter.uri",
             ),
         )
     )
@@ -175,14 +227,18 @@ class PodAdapter(ApiModel):
 
 
 class ResolvedAdapter(ApiModel):
-    """An adapter pinned by digest, with its base."""
+    """An adapter pinned by digest, with its base; or a provider's model."""
 
-    uri: Uri
-    """s3://bucket/…/adapter."""
+    uri: Uri | None = None
+    """s3://bucket/…/adapter; of a delegated job, the folder of its manifest."""
     digest: Digest
-    """sha256 of its manifest.json."""
-    base_model: ModelRef
-    """The base it was trained on."""
+    """sha256 of its manifest.json; of adapter.providerModel, of that name: a provider's weights cannot be pinned."""
+    base_model: ModelRef | None = None
+    """The base it was trained on; none of a provider's model."""
+    provider_model: ShortText | None = None
+    """The provider's name of the tuned model."""
+    provider: ProviderRuntime | None = None
+    """Who has that model."""
     job_name: Annotated[str, Field(max_length=253)] | None = None
     """The jobRef it was resolved from."""
     job_uid: Annotated[str, Field(max_length=64)] | None = None

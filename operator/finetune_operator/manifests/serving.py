@@ -1,4 +1,5 @@
-"""A pool's objects: model server pods with the gateway beside each, their configuration, and the Services. Pure.
+"""A pool's objects: model server pods with the gateway beside each (in front of a provider the gateway alone), their
+configuration, and the Services. Pure.
 
 Nothing in the pod template depends on which adapters are wanted, so adding one restarts nothing.
 """
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 
 from finetune_api import pods
 from finetune_api.pods import DesiredPool
-from finetune_api.v1alpha1.adapterdeployment import TransformersRuntime
+from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime, TransformersRuntime
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_operator.cache import POOL_LABEL, Manifest
 from finetune_operator.manifests import pod
@@ -46,18 +47,19 @@ class ServerPool:
 
     namespace: str
     pool: str
-    base_model: ModelRef
-    """With the credentials to read it."""
-    runtime: TransformersRuntime
+    base_model: ModelRef | None
+    """With the credentials to read it; None: the models are a provider's."""
+    runtime: TransformersRuntime | ProviderRuntime
     secret_ref: SecretRef | None
-    """Credentials to read adapters."""
+    """Credentials to read adapters, or to call the provider."""
     service_account: str | None
 
     @property
     def name(self) -> str:
         """Name of its Deployment, ConfigMap and Service: other settings are another pool."""
         secret, account = self.secret_ref and self.secret_ref.name, self.service_account
-        identity = [self.namespace, self.pool, self.base_model.wire(), self.runtime.wire(), secret, account]
+        base = self.base_model and self.base_model.wire()
+        identity = [self.namespace, self.pool, base, self.runtime.wire(), secret, account]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         return f"pool-{self.pool}-{digest[:10]}"
 
@@ -116,22 +118,40 @@ def _metadata(pool: ServerPool, name: str, owners: list[Manifest]) -> Manifest:
 
 
 def _pod(pool: ServerPool, settings: Settings) -> Manifest:
-    secrets = {ref.name for ref in (pool.base_model.secret_ref, pool.secret_ref) if ref is not None}
-    secret_volumes, secret_mounts = pod.secret_volumes(secrets)
+    of_base = pool.base_model.secret_ref if pool.base_model else None
+    secret_volumes, secret_mounts = pod.secret_volumes({ref.name for ref in (of_base, pool.secret_ref) if ref})
     path = pods.POOL_REPORT_PATH.format(namespace=pool.namespace, name=pool.name)
     env, report_volumes, report_mounts = pod.report_channel(settings, path, pool.name)
     # The whole ConfigMap but the CA, as a folder: with a subPath the file would never change.
     items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
     config = {"name": "config", "configMap": {"name": pool.name, "items": items, "defaultMode": 0o444}}
-    volumes: list[Manifest] = [{"name": name, "emptyDir": {}} for name in ("models", "adapters", "tmp")]
+    mounts = [*secret_mounts, *report_mounts]
     return {
         **pod.pod_spec(pool.runtime.pod, pool.service_account),
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        # The server is a sidecar: it stops after the gateway has drained, not together with it.
-        "initContainers": [_fetch(secret_mounts, settings), _server(pool, settings)],
-        "containers": [_gateway(pool, env, [*secret_mounts, *report_mounts], settings)],
-        "volumes": [config, *volumes, *secret_volumes, *report_volumes],
+        **_containers(pool, env, mounts, secret_mounts, settings),
+        "volumes": [config, *_scratch(pool), *secret_volumes, *report_volumes],
     }
+
+
+def _containers(
+    pool: ServerPool, env: list[Manifest], mounts: list[Manifest], secret_mounts: list[Manifest], settings: Settings
+) -> Manifest:
+    """The gateway, and before it what it needs; a provider's models need nothing else."""
+    if isinstance(pool.runtime, ProviderRuntime):
+        return {"containers": [_gateway([], env, mounts, settings)]}
+    rank = str(pool.runtime.max_lora_rank or MAX_LORA_RANK)
+    shared = [_mount("models", pods.MODELS_DIR, read_only=True), _mount("adapters", pods.ADAPTERS_DIR)]
+    return {
+        # The server is a sidecar: it stops after the gateway has drained, not together with it.
+        "initContainers": [_fetch(secret_mounts, settings), _server(pool.runtime, rank, settings)],
+        "containers": [_gateway(["--max-lora-rank", rank], env, [*shared, *mounts], settings)],
+    }
+
+
+def _scratch(pool: ServerPool) -> list[Manifest]:
+    names = ("tmp",) if isinstance(pool.runtime, ProviderRuntime) else ("models", "adapters", "tmp")
+    return [{"name": name, "emptyDir": {}} for name in names]
 
 
 CONFIG_MOUNT = {"name": "config", "mountPath": pods.POOL_FILE.rsplit("/", 1)[0], "readOnly": True}
@@ -164,7 +184,7 @@ def _fetch(secret_mounts: list[Manifest], settings: Settings) -> Manifest:
     }
 
 
-def _server(pool: ServerPool, settings: Settings) -> Manifest:
+def _server(runtime: TransformersRuntime, rank: str, settings: Settings) -> Manifest:
     """The model server: sees the model and the adapters, no secret, no token; listens on loopback only."""
     args = {
         "--model": f"{pods.MODELS_DIR}/base",
@@ -172,15 +192,15 @@ def _server(pool: ServerPool, settings: Settings) -> Manifest:
         "--served-model-name": pods.BASE_MODEL_NAME,
         "--host": "127.0.0.1",
         "--port": str(pods.SERVER_PORT),
-        "--max-lora-rank": str(max_lora_rank(pool)),
+        "--max-lora-rank": rank,
         "--max-adapters": str(MAX_ADAPTERS),
     }
-    resources = pod.resources(pool.runtime.resources, SERVER)
+    resources = pod.resources(runtime.resources, SERVER)
     probe = {"exec": {"command": ["python", "-c", ASK_HEALTH]}, "timeoutSeconds": 10}
     return {
         **_container(
             "server",
-            pool.runtime.image or settings.trainer_image,
+            runtime.image or settings.trainer_image,
             ["finetune_server", *(part for pair in args.items() for part in pair)],
         ),
         "restartPolicy": "Always",
@@ -196,30 +216,18 @@ def _server(pool: ServerPool, settings: Settings) -> Manifest:
     }
 
 
-def _gateway(pool: ServerPool, env: list[Manifest], mounts: list[Manifest], settings: Settings) -> Manifest:
+def _gateway(flags: list[str], env: list[Manifest], mounts: list[Manifest], settings: Settings) -> Manifest:
     """The only way in: traffic, probes, adapters, reports."""
     pod_name = {"name": pods.POD_NAME_ENV, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    args = ["finetune_gateway", "serve", "--max-lora-rank", str(max_lora_rank(pool))]
     return {
-        **_container("gateway", settings.operator_image, args),
+        **_container("gateway", settings.operator_image, ["finetune_gateway", "serve", *flags]),
         "env": [HOME, pod_name, *env],
         "ports": [{"name": "http", "containerPort": pods.GATEWAY_PORT}],
         "resources": SMALL,
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 2, "timeoutSeconds": 2},
         "livenessProbe": {"httpGet": {"path": "/healthz", "port": "http"}, "periodSeconds": 10, "timeoutSeconds": 5},
-        "volumeMounts": [
-            CONFIG_MOUNT,
-            TMP_MOUNT,
-            _mount("models", pods.MODELS_DIR, read_only=True),
-            _mount("adapters", pods.ADAPTERS_DIR),
-            *mounts,
-        ],
+        "volumeMounts": [CONFIG_MOUNT, TMP_MOUNT, *mounts],
     }
-
-
-def max_lora_rank(pool: ServerPool) -> int:
-    """The server's maximum."""
-    return pool.runtime.max_lora_rank or MAX_LORA_RANK
 
 
 def whole_cores(cpu: str) -> int:

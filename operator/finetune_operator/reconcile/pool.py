@@ -11,6 +11,7 @@ from typing import Any
 
 from finetune_api.pods import DesiredAdapter, DesiredPool
 from finetune_api.reasons import ServingReason
+from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime
 from finetune_operator.cache import POOL_LABEL, Cache, Manifest, labels_of
 from finetune_operator.manifests import serving
 from finetune_operator.manifests.serving import ServerPool
@@ -163,6 +164,8 @@ def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
         namespace=pool.namespace,
         pool=pool.name,
         base_model=pool.base_model,
+        provider=pool.runtime if isinstance(pool.runtime, ProviderRuntime) else None,
+        secret_ref=pool.secret_ref if isinstance(pool.runtime, ProviderRuntime) else None,
         adapters=[desired_adapter(each, neighbours) for each in served],
     )
     return Plan(
@@ -187,8 +190,9 @@ def desired_adapter(member: Member, neighbours: Mapping[str, Member]) -> Desired
     return DesiredAdapter(
         deployment=member.name,
         model=member.model,
-        uri=member.adapter.uri,
+        uri=None if member.adapter.provider else member.adapter.uri,
         digest=member.adapter.digest,
+        provider_model=member.adapter.provider_model,
         secret_ref=member.pool.secret_ref,
         split=desired_split(member, neighbours),
         sticky_header=member.traffic and member.traffic.sticky_header,

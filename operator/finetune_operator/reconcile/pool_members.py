@@ -3,6 +3,7 @@
 Used by :mod:`finetune_operator.reconcile.pool` and :mod:`finetune_operator.reconcile.adapterdeployment`.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -119,12 +120,17 @@ def member(body: Manifest, job: Manifest | None) -> Member:
 
 def unsupported(spec: AdapterDeploymentSpec, server: Server) -> Finding | None:
     """A setting this version does not implement, with what is supported."""
+    provider = server.runtime.provider
     wrong = [
         (spec.mode == "Merged", "mode Merged is not supported yet; supported is Adapter"),
         (spec.rollout is not None, "rollout is not supported yet; leave it out: a new adapter takes over at once"),
         (spec.autoscaling is not None, "autoscaling is not supported yet; set server.replicas"),
-        (server.runtime.vllm is not None, "runtime vllm is not supported yet; supported is transformers"),
-        (server.runtime.provider is not None, "runtime provider is not supported yet; supported is transformers"),
+        (server.runtime.vllm is not None, "runtime vllm is not supported yet; supported are transformers and provider"),
+        (
+            provider is not None and spec.adapter.uri is not None,
+            "runtime provider serves adapter.providerModel or a delegated job; leave it out to serve adapter.uri",
+        ),
+        (provider is not None and not (provider.openai or provider.vertex), "runtime provider needs openai or vertex"),
     ]
     return next((Finding(ServingReason.UNSUPPORTED, f"{said}.") for is_wrong, said in wrong if is_wrong), None)
 
@@ -135,25 +141,44 @@ def resolve(
     """The adapter to serve. A job that is gone, runs again or failed leaves the one resolved before."""
     reference = spec.adapter.job_ref
     if reference is None:
-        # Rules of the CRD.
-        assert spec.adapter.uri
-        assert spec.adapter.digest
-        assert server.base_model
-        adapter = ResolvedAdapter(
-            uri=spec.adapter.uri, digest=spec.adapter.digest, base_model=server.base_model, secret_ref=server.secret_ref
+        return stated(spec, server), None
+    missing = Finding(ServingReason.WAITING_FOR_JOB, f"FineTuneJob {reference.name} does not exist.")
+    found = of_job(job) if job is not None else missing
+    if isinstance(found, Finding):
+        return earlier, None if earlier is not None and earlier.job_name == reference.name else found
+    served = with_runtime(found, server)
+    if isinstance(served, Finding):
+        return None, served
+    return (served.model_copy(update={"secret_ref": server.secret_ref}) if server.secret_ref else served), None
+
+
+def stated(spec: AdapterDeploymentSpec, server: Server) -> ResolvedAdapter:
+    """The adapter a spec names itself; rules of the CRD say what must be there."""
+    if spec.adapter.provider_model is not None:
+        return ResolvedAdapter(
+            digest=f"sha256:{hashlib.sha256(spec.adapter.provider_model.encode()).hexdigest()}",
+            provider_model=spec.adapter.provider_model,
+            provider=server.runtime.provider,
+            secret_ref=server.secret_ref,
         )
-        return adapter, None
-    if job is None:
-        found: ResolvedAdapter | Finding = Finding(
-            ServingReason.WAITING_FOR_JOB, f"FineTuneJob {reference.name} does not exist."
-        )
-    else:
-        found = of_job(job)
-    if isinstance(found, ResolvedAdapter):
-        return (found.model_copy(update={"secret_ref": server.secret_ref}) if server.secret_ref else found), None
-    if earlier is not None and earlier.job_name == reference.name:
-        return earlier, None
-    return earlier, found
+    assert spec.adapter.uri
+    assert spec.adapter.digest
+    assert server.base_model
+    return ResolvedAdapter(
+        uri=spec.adapter.uri, digest=spec.adapter.digest, base_model=server.base_model, secret_ref=server.secret_ref
+    )
+
+
+def with_runtime(found: ResolvedAdapter, server: Server) -> ResolvedAdapter | Finding:
+    """What a job has made, with who serves it: a delegated job's provider, unless the spec names its address itself."""
+    asked = server.runtime
+    if found.provider is None and asked.provider is not None:
+        sentence = f"FineTuneJob {found.job_name} made an adapter of its own; leave server.runtime.provider out."
+        return Finding(ServingReason.UNSUPPORTED, sentence)
+    if found.provider is not None and asked.transformers is not None and asked.transformers != TransformersRuntime():
+        sentence = f"FineTuneJob {found.job_name} was delegated: its model runs at the provider; leave server.runtime.transformers out."
+        return Finding(ServingReason.UNSUPPORTED, sentence)
+    return found.model_copy(update={"provider": asked.provider}) if asked.provider else found
 
 
 def of_job(body: Manifest) -> ResolvedAdapter | Finding:
@@ -191,8 +216,8 @@ def server_pool(namespace: str, server: Server, adapter: ResolvedAdapter) -> Ser
     return ServerPool(
         namespace=namespace,
         pool=server.pool or "default",
-        base_model=base.model_copy(update={"secret_ref": base.secret_ref or adapter.secret_ref}),
-        runtime=server.runtime.transformers or TransformersRuntime(),
+        base_model=base and base.model_copy(update={"secret_ref": base.secret_ref or adapter.secret_ref}),
+        runtime=adapter.provider or server.runtime.transformers or TransformersRuntime(),
         secret_ref=adapter.secret_ref,
         service_account=server.service_account_name,
     )

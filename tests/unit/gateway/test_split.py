@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 
 from finetune_api.pods import ADAPTER_HEADER, DesiredAdapter, DesiredShare
-from finetune_gateway import app
+from finetune_gateway import wiring
 from finetune_gateway.split import pick
 from gateway_stage import ModelServer, Stage, stage
 
@@ -72,7 +72,7 @@ def split(desired: DesiredAdapter, sticky_header: str | None = None, **weights: 
 @pytest.fixture
 async def running(tmp_path: Path) -> AsyncIterator[Stage]:
     """A gateway that draws the same in each run."""
-    with mock.patch.object(app, "Random", return_value=Random(7)):
+    with mock.patch.object(wiring, "Random", return_value=Random(7)):
         async with stage(tmp_path) as made:
             yield made
 

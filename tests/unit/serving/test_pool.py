@@ -278,8 +278,12 @@ class TestSupport:
             pytest.param({"mode": "Merged"}, "supported is Adapter", id="merged"),
             pytest.param({"rollout": {}}, "rollout", id="a rollout"),
             pytest.param({"autoscaling": {}}, "server.replicas", id="autoscaling"),
-            pytest.param({"server": {"runtime": {"vllm": {}}}}, "supported is transformers", id="vllm"),
-            pytest.param({"server": {"runtime": {"provider": {}}}}, "supported is transformers", id="a provider"),
+            pytest.param({"server": {"runtime": {"vllm": {}}}}, "supported are transformers and provider", id="vllm"),
+            pytest.param(
+                {"server": {"runtime": {"provider": {"openai": {}}}}},
+                "leave it out to serve adapter.uri",
+                id="a provider",
+            ),
         ],
     )
     def test_what_is_not_there_yet_is_refused_with_a_sentence(self, spec: dict[str, Any], says: str) -> None:
