@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from openai import OpenAI
 
 from demo.kubectl import CommandFailed, Kubectl, Object, condition, is_true, wait_until
@@ -24,6 +25,7 @@ from tiny_models import write_tiny_llama
 
 pytestmark = pytest.mark.e2e
 
+SPLIT_EXAMPLE = Path(__file__).parents[2] / "examples" / "04-split-traffic" / "adapterdeployment.yaml"
 PROMPT, TOKENS = "green thing 7\nColour:", 8
 # Two cores must hold a server, a job and whatever else the cluster serves.
 SMALL = {"transformers": {"resources": {"cpu": "300m", "memory": "1Gi"}, "maxLoraRank": 16}}
@@ -215,6 +217,94 @@ def leftovers(kubectl: Kubectl) -> list[str]:
     """Children of pools that still exist."""
     found = kubectl("get", "deployments,configmaps,services", "-l", "finetune.dev/pool", "-o", "name")
     return found.split()
+
+
+def answered(kubectl: Kubectl, service: str, model: str, sessions: int = 24) -> dict[tuple[str, str], set[int]]:
+    """Sessions by the share that answered them and by what it said."""
+    found: dict[tuple[str, str], set[int]] = {}
+    with kubectl.port_forward(f"service/{service}", 80) as port:
+        client = OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        for session in range(sessions):
+            raw = client.completions.with_raw_response.create(
+                model=model,
+                prompt=PROMPT,
+                max_tokens=TOKENS,
+                temperature=0,
+                extra_headers={"X-Session-Id": str(session)},
+            )
+            key = (raw.headers["X-Finetune-Adapter"], raw.parse().choices[0].text)
+            found.setdefault(key, set()).add(session)
+    return found
+
+
+def provided(name: str, url: str, provider_model: str, **server: Any) -> Object:
+    """An AdapterDeployment of a model that a service with OpenAI's API has."""
+    provider = {"openai": {"baseUrl": url, "baseModel": "base"}}
+    return {
+        "apiVersion": "finetune.dev/v1alpha1",
+        "kind": "AdapterDeployment",
+        "metadata": {"name": name},
+        "spec": {"adapter": {"providerModel": provider_model}, "server": {"runtime": {"provider": provider}, **server}},
+    }
+
+
+class TestSplitsAndProviders:
+    """In this order. The provider is a service with OpenAI's API that the cluster has anyway: a pool's own."""
+
+    def test_a_split_is_sticky_and_changes_without_a_restart(self, team: Kubectl, stored: Stored) -> None:
+        example = yaml.safe_load(SPLIT_EXAMPLE.read_text())["spec"]["traffic"]
+        red = deployment(stored, "red", stored.adapter(stored.base.parent / "red"))
+        red["spec"]["traffic"] = example
+        team.apply(red)
+        team("wait", "adapterdeployments.finetune.dev/red", "--for=condition=Ready", "--timeout=240s")
+        before = server_pods(team)
+        found = answered(team, "red", "red")
+        assert set(found) == {("Base", stored.texts["base"]), ("Self", stored.texts["red"])}
+        assert answered(team, "red", "red") == found, "every session keeps its answerer"
+        red["spec"]["traffic"] = {**example, "split": [{"adapter": "Base", "weight": 100}]}
+        team.apply(red)
+        adep_when(team, "red", "Ready with the new split", is_ready, 30)
+        assert set(answered(team, "red", "red")) == {("Base", stored.texts["base"])}
+        assert server_pods(team) == before
+
+    def test_what_is_not_loaded_gets_nothing_and_is_named(self, team: Kubectl, stored: Stored) -> None:
+        red = deployment(stored, "red", stored.adapter(stored.base.parent / "red"))
+        red["spec"]["traffic"] = {"split": [{"adapter": "Self", "weight": 50}, {"adapter": "hosted", "weight": 50}]}
+        team.apply(red)
+        found = adep_when(team, "red", "SplitIncomplete", not_ready("SplitIncomplete"), 30)
+        assert "hosted (AdapterDeployment hosted does not exist)" in message(found)
+        assert found["status"]["split"][1]["message"] == "AdapterDeployment hosted does not exist"
+        assert set(answered(team, "red", "red")) == {("Self", stored.texts["red"])}
+
+    def test_a_providers_model_answers_from_a_pod_that_holds_the_gateway_alone(
+        self, team: Kubectl, stored: Stored
+    ) -> None:
+        team.apply(provided("hosted", f"http://red.{team.namespace}.svc/v1", "base"))
+        hosted = adep_when(team, "hosted", "Ready", is_ready)
+        assert said_by(team, "hosted", "hosted", "base") == [stored.texts["base"]] * 2
+        pods = team.list("pods", f"finetune.dev/pool={hosted['status']['pool']}")
+        assert [[each["name"] for each in pod["spec"]["containers"]] for pod in pods] == [["gateway"]]
+        assert "initContainers" not in pods[0]["spec"]
+        assert hosted["status"]["adapter"]["providerModel"] == "base"
+
+    def test_a_split_leads_to_it_across_pools_once_it_answers(self, team: Kubectl, stored: Stored) -> None:
+        adep_when(team, "red", "Ready", is_ready, 30)
+        assert set(answered(team, "red", "red")) == {("Self", stored.texts["red"]), ("hosted", stored.texts["base"])}
+
+    def test_a_provider_that_refuses_is_named_with_its_sentence_until_it_does_not(self, team: Kubectl) -> None:
+        url = f"http://red.{team.namespace}.svc/v1"
+        team.apply(provided("hosted", url, "no-such-model"))
+        found = adep_when(team, "hosted", "ProviderError", not_ready("ProviderError"), 60)
+        assert "answered 404" in message(found)
+        assert "no-such-model" in message(found)
+        team.apply(provided("hosted", url, "red"))
+        adep_when(team, "hosted", "Ready again", is_ready, 60)
+
+    def test_a_missing_key_is_named(self, team: Kubectl) -> None:
+        team.apply(provided("keyless", f"http://red.{team.namespace}.svc/v1", "red", secretRef={"name": "none"}))
+        found = adep_when(team, "keyless", "SecretNotFound", not_ready("SecretNotFound"), 120)
+        assert "Secret 'none' has no key OPENAI_API_KEY" in message(found)
+        team("delete", "adapterdeployments.finetune.dev/keyless")
 
 
 class TestJobs:
