@@ -5,14 +5,18 @@ Paths, fields, error bodies and the events of streams are those of the services'
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import cache
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 KEY = "sk-the-tenants-own"
@@ -21,8 +25,11 @@ KEY = "sk-the-tenants-own"
 @cache
 def private_key() -> str:
     """A service account's, in PEM; made once, as that takes a while."""
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    encoding = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return pem(rsa.generate_private_key(public_exponent=65537, key_size=2048))
+
+
+def pem(key: rsa.RSAPrivateKey) -> str:
+    encoding = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     return key.private_bytes(*encoding).decode()
 
 
@@ -45,6 +52,20 @@ class Provider:
     """Streams end in their midst."""
     runner: web.AppRunner | None = None
     port: int = 0
+    tls: ssl.SSLContext | None = None
+
+    def write_certificate(self, folder: Path) -> None:
+        """Listen by TLS, with a certificate no authority signed."""
+        key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+        now = datetime.now(UTC)
+        address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+        made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=1))
+        certificate = made.add_extension(address, critical=False).sign(key, hashes.SHA256())
+        (folder / "certificate.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        (folder / "key.pem").write_text(pem(key))
+        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
 
     def routes(self) -> list[web.RouteDef]:
         raise NotImplementedError
@@ -54,7 +75,7 @@ class Provider:
         app.add_routes(self.routes())
         self.runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", self.port)
+        site = web.TCPSite(self.runner, "127.0.0.1", self.port, ssl_context=self.tls)
         await site.start()
         self.port = site_port(site)
 
@@ -106,7 +127,7 @@ class OpenAIService(Provider):
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}/v1"
 
     def routes(self) -> list[web.RouteDef]:
         return [web.post("/v1/chat/completions", self.chat), web.post("/v1/completions", self.complete)]

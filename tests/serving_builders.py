@@ -7,6 +7,7 @@ from typing import Any
 
 from finetune_api import API_VERSION
 from finetune_api.pods import LoadedAdapter, PoolReport
+from finetune_api.v1alpha1.provider import ProviderModel
 from finetune_operator.act import contains, merge_patch
 from finetune_operator.cache import Cache, Manifest
 from finetune_operator.controllers import CONTROLLERS
@@ -83,6 +84,27 @@ def a_job(
         "spec": spec,
         "status": made | status,
     }
+
+
+def a_delegated_job(name: str = "tuned", letter: str = "a", *, kind: str = "Vertex", **status: Any) -> Manifest:
+    """A FineTuneJob whose model lives at a provider."""
+    place = "projects/acme/locations/us-central1"
+    vertex = {
+        "kind": "Vertex",
+        "model": f"{place}/models/7",
+        "endpoint": f"{place}/endpoints/9",
+        "base_model": "gemini",
+    }
+    openai = {"kind": "OpenAI", "model": "ft:gpt:1", "base_model": "gpt", "base_url": "https://models.example/v1"}
+    made = ProviderModel.model_validate({"job": "j-1", **(vertex if kind == "Vertex" else openai)})
+    backend: Manifest = {"openai": {"baseUrl": "https://models.example/v1", "secretRef": {"name": "key"}}}
+    if kind == "Vertex":
+        staging = {"stagingUri": "gs://rows", "serviceAccountName": "tuner"}
+        backend = {"vertex": {"project": "acme", "location": "us-central1", **staging}}
+    uri = f"s3://models/{name}/endpoint"
+    artifact = {"kind": "Endpoint", "uri": uri, "digest": digest(letter), "provider": made.wire()}
+    body = a_job(name, artifact=artifact, baseModel={"uri": f"{kind.lower()}://gemini"}, **status)
+    return body | {"spec": body["spec"] | {"backend": backend}}
 
 
 def condition(type_: str, status: str, reason: str, message: str = "") -> Manifest:

@@ -6,7 +6,9 @@ OpenAI's chat completions, the first also in those of its completions.
 
 import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable
+import ssl
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -124,19 +126,34 @@ def unchanged(body: Json) -> Json:
     return body
 
 
-async def post(session: aiohttp.ClientSession, url: str, who: str, secret: str, body: Json) -> aiohttp.ClientResponse:
-    """An answer that is none of an error, unread. ``secret`` is the bearer token, empty for none. Raises ProviderFailure."""
-    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+@dataclass(frozen=True)
+class Account:
+    """With whom and as whom."""
+
+    who: str
+    """The provider's name in sentences."""
+    token: str
+    """Bearer token; empty: none is sent."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    tls: ssl.SSLContext | bool = True
+    """True: the usual authorities."""
+
+
+async def post(session: aiohttp.ClientSession, url: str, account: Account, body: Json) -> aiohttp.ClientResponse:
+    """An answer that is none of an error, unread. Raises ProviderFailure."""
+    headers = {**account.headers, **({"Authorization": f"Bearer {account.token}"} if account.token else {})}
     try:
         # A redirect could carry the request and its token to somebody else.
-        response = await session.post(url, json=body, headers=headers, timeout=TIMEOUT, allow_redirects=False)
+        response = await session.post(
+            url, json=body, headers=headers, timeout=TIMEOUT, allow_redirects=False, ssl=account.tls
+        )
         if response.status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         async with response:
             said = await response.read()
     except (aiohttp.ClientError, TimeoutError) as error:
-        raise unreachable(who, error) from error
-    raise refusal(response, said, who, secret)
+        raise unreachable(account.who, error) from error
+    raise refusal(response, said, account)
 
 
 def unreachable(who: str, error: Exception) -> ProviderFailure:
@@ -146,18 +163,18 @@ def unreachable(who: str, error: Exception) -> ProviderFailure:
     )
 
 
-def refusal(response: aiohttp.ClientResponse, said: bytes, who: str, secret: str) -> ProviderFailure:
+def refusal(response: aiohttp.ClientResponse, said: bytes, account: Account) -> ProviderFailure:
     """A provider's error with its status; a redirect is none that a client should follow."""
     status = response.status if response.status >= HTTPStatus.BAD_REQUEST else HTTPStatus.BAD_GATEWAY
     error = error_of(said)
     sentence = str(error.get("message") or said.decode(errors="replace") or response.reason)[:MAX_SENTENCE]
-    if secret:  # some services quote the key they were given
-        sentence = sentence.replace(secret, "…")
+    if account.token:  # some services quote the key they were given
+        sentence = sentence.replace(account.token, "…")
     code, param = error.get("code"), error.get("param")
     code = code if isinstance(code, str) else error.get("status")  # Google's code is the number
     return ProviderFailure(
         status,
-        f"{who} answered {response.status}: {sentence}",
+        f"{account.who} answered {response.status}: {sentence}",
         code if isinstance(code, str) else "provider_error",
         param if isinstance(param, str) else None,
         response.headers.get("Retry-After", ""),

@@ -47,6 +47,7 @@ class ProviderAdapter:
         self._wake = asyncio.Event()
         self._known_since = time.monotonic()
         self._tried_at = 0.0
+        self._is_trying = False
         self._target: Target | None = None
         """What the public name leads to."""
         self._digest: str | None = None
@@ -67,8 +68,9 @@ class ProviderAdapter:
             self._wake.set()
 
     def doubt(self) -> None:
-        """A client was failed: try again, unless a try is under way or due anyway."""
-        if self.report.state == "Loaded" and time.monotonic() - self._tried_at > DOUBT_SECONDS:
+        """A client was failed: try again, unless a try is under way (and was failed itself) or due anyway."""
+        is_due = time.monotonic() - self._tried_at > DOUBT_SECONDS
+        if is_due and not self._is_trying and self.report.state == "Loaded":
             self._wake.set()
 
     async def run(self) -> None:
@@ -97,7 +99,9 @@ class ProviderAdapter:
             self._take(target, desired)
         else:
             self._tools.routes.publish(desired.deployment, desired.model, self._target)
+        self._is_trying = True
         reason, message = await self._try(loaded_name(desired))
+        self._is_trying = False
         self.tried, self._tried_at = True, time.monotonic()
         metrics.LOADS.labels(reason or "Loaded").inc()
         if message is None or target is self._target:

@@ -23,7 +23,7 @@ from google.oauth2 import credentials as user
 from google.oauth2 import service_account
 
 from finetune_api.v1alpha1.adapterdeployment import VertexProvider
-from finetune_gateway.provider import SECRET_NOT_FOUND, Json, ProviderFailure, events, post, read
+from finetune_gateway.provider import SECRET_NOT_FOUND, Account, Json, ProviderFailure, events, post, read
 from finetune_gateway.vertex_messages import answer, chunk, is_blocked, request, usage_chunk, usage_of
 
 KEY = "credentials.json"
@@ -124,7 +124,7 @@ class Vertex:
         body = request(wish)
         resource = quote(resource_of(wish["model"], self._settings), safe="/@")
         url = f"{self._url.rstrip('/')}/v1/{resource}:{verb}"
-        return await post(self._session, url, self._who, await self._tokens.token(), body)
+        return await post(self._session, url, Account(self._who, await self._tokens.token()), body)
 
     def _check(self, response: Json) -> None:
         if reason := is_blocked(response):

@@ -6,6 +6,7 @@ from pydantic import ConfigDict, Field
 
 from finetune_api.conditions import Conditions
 from finetune_api.model import ApiModel, Digest, Message, NotYet, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.provider import ProviderUrl, ResourceName
 from finetune_api.v1alpha1.references import JobRef, ModelRef, PodOptions, Resources, SecretRef
 
 
@@ -32,7 +33,7 @@ class AdapterRef(ApiModel):
     """sha256 of the folder's manifest.json."""
     job_ref: JobRef | None = None
     """The newest Complete FineTuneJob of that name whose gate passed; waits for it, and survives its deletion."""
-    provider_model: ShortText | None = None
+    provider_model: ResourceName | None = None
     """Name by which the provider of server.runtime.provider knows the tuned model: ft:…, or for Vertex AI an endpoint's resource name or
     number."""
 
@@ -50,15 +51,13 @@ class TransformersRuntime(ApiModel):
     """Where the server's pods run."""
 
 
-HttpUrl = Annotated[str, Field(min_length=8, max_length=512, pattern=r"^https?://[^/?#@ ]+(/[^?# ]*)?$")]
-
-
 class OpenAIProvider(ApiModel):
-    """A service with OpenAI's API. server.secretRef holds its key OPENAI_API_KEY; without one no key is sent."""
+    """A service with OpenAI's API. server.secretRef holds OPENAI_API_KEY, and if wanted OPENAI_ORG_ID, OPENAI_PROJECT_ID and CA_BUNDLE;
+    without one no key is sent."""
 
-    base_url: HttpUrl | None = None
+    base_url: ProviderUrl | None = None
     """Base URL, usually ending in /v1; left out, https://api.openai.com/v1."""
-    base_model: ShortText | None = None
+    base_model: ResourceName | None = None
     """The service's name of the model that answers as base; left out, there is no base."""
     completions: Literal["Forward", "Chat"] | None = None
     """What becomes of requests to /v1/completions: Forward (left out) passes them on; Chat asks the model as a chat, for models that
@@ -72,9 +71,9 @@ class VertexProvider(ApiModel):
     """Google Cloud project."""
     location: Annotated[str, Field(min_length=1, max_length=32, pattern=r"^[a-z0-9-]+$")]
     """Region of the endpoint, for example us-central1; or global, us, eu."""
-    base_url: HttpUrl | None = None
+    base_url: ProviderUrl | None = None
     """Address of the API, for example of a private endpoint; left out, the location's."""
-    base_model: ShortText | None = None
+    base_model: ResourceName | None = None
     """Name of the model that answers as base, for example gemini-2.5-flash; left out, there is no base."""
 
 
@@ -118,7 +117,7 @@ class Server(ApiModel):
     secret_ref: SecretRef | None = None
     """Credentials to read base and adapter, or to call the provider; with a jobRef left out, the job's."""
     service_account_name: ShortText | None = None
-    """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
+    """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true". With a delegated job left out, the job's."""
 
 
 SplitName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^(Base|Self|[a-z]([-a-z0-9]*[a-z0-9])?)$")]
@@ -235,7 +234,7 @@ class ResolvedAdapter(ApiModel):
     """sha256 of its manifest.json; of adapter.providerModel, of that name: a provider's weights cannot be pinned."""
     base_model: ModelRef | None = None
     """The base it was trained on; none of a provider's model."""
-    provider_model: ShortText | None = None
+    provider_model: ResourceName | None = None
     """The provider's name of the tuned model."""
     provider: ProviderRuntime | None = None
     """Who has that model."""
@@ -244,7 +243,9 @@ class ResolvedAdapter(ApiModel):
     job_uid: Annotated[str, Field(max_length=64)] | None = None
     """uid of the job that made it."""
     secret_ref: SecretRef | None = None
-    """Credentials to read it."""
+    """Credentials to read it, or to call the provider."""
+    service_account_name: ShortText | None = None
+    """A delegated job's ServiceAccount, which may call the provider."""
 
 
 class AdapterDeploymentStatus(ApiModel):

@@ -16,13 +16,17 @@ from finetune_api.reasons import ServingReason, Stage
 from finetune_api.v1alpha1.adapterdeployment import (
     AdapterDeploymentSpec,
     AdapterDeploymentStatus,
+    OpenAIProvider,
+    ProviderRuntime,
     ResolvedAdapter,
     Server,
     Share,
     Traffic,
     TransformersRuntime,
+    VertexProvider,
 )
-from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.finetunejob import ArtifactStatus, BackendSpec, FineTuneJob
+from finetune_api.v1alpha1.provider import ProviderModel
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_operator.cache import Cache, Manifest
 from finetune_operator.manifests.serving import ServerPool
@@ -195,6 +199,8 @@ def of_job(body: Manifest) -> ResolvedAdapter | Finding:
         stands = f"{status.state}: {status.message}" if status and status.state else "it has not started"
         return Finding(ServingReason.WAITING_FOR_JOB, f"FineTuneJob {name} is not Complete yet ({stands}).")
     artifact, base = status.artifact, status.base_model
+    if artifact.provider is not None:
+        return of_provider(artifact, artifact.provider, job.spec.backend or BackendSpec(), meta)
     if artifact.kind == "Model" or base is None or base.uri is None:
         return Finding(
             ServingReason.UNSUPPORTED,
@@ -210,6 +216,33 @@ def of_job(body: Manifest) -> ResolvedAdapter | Finding:
     )
 
 
+def of_provider(artifact: ArtifactStatus, made: ProviderModel, backend: BackendSpec, meta: Manifest) -> ResolvedAdapter:
+    """A delegated job's model, served where it lives, with the identity that made it."""
+    delegate = backend.vertex or backend.openai
+    if backend.vertex is not None:
+        vertex = VertexProvider(
+            project=backend.vertex.project,
+            location=backend.vertex.location,
+            base_url=made.base_url,
+            base_model=made.base_model,
+        )
+        provider = ProviderRuntime(vertex=vertex)
+    else:
+        # What the fine-tuning API makes only chats.
+        openai = OpenAIProvider(base_url=made.base_url, base_model=made.base_model, completions="Chat")
+        provider = ProviderRuntime(openai=openai)
+    return ResolvedAdapter(
+        uri=artifact.uri,
+        digest=artifact.digest,
+        provider_model=made.endpoint or made.model,
+        provider=provider,
+        job_name=meta["name"],
+        job_uid=meta["uid"],
+        secret_ref=delegate and delegate.secret_ref,
+        service_account_name=delegate and delegate.service_account_name,
+    )
+
+
 def server_pool(namespace: str, server: Server, adapter: ResolvedAdapter) -> ServerPool:
     """The pool an adapter is served in."""
     base = adapter.base_model
@@ -219,7 +252,7 @@ def server_pool(namespace: str, server: Server, adapter: ResolvedAdapter) -> Ser
         base_model=base and base.model_copy(update={"secret_ref": base.secret_ref or adapter.secret_ref}),
         runtime=adapter.provider or server.runtime.transformers or TransformersRuntime(),
         secret_ref=adapter.secret_ref,
-        service_account=server.service_account_name,
+        service_account=server.service_account_name or adapter.service_account_name,
     )
 
 

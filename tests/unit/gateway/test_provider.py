@@ -343,6 +343,26 @@ class TestOpenAI:
             async with client(running) as asked:
                 await asked.chat.completions.create(model="bot", messages=HELLO)
 
+    async def test_the_account_is_the_secrets(self, tmp_path: Path) -> None:
+        service = OpenAIService()
+        async with openai_stage(tmp_path, service) as running:
+            (tmp_path / "secrets" / "provider" / "OPENAI_ORG_ID").write_text("org-1")
+            (tmp_path / "secrets" / "provider" / "OPENAI_PROJECT_ID").write_text("proj-1")
+            await ready(running, of_provider("bot", "ft:tuned"))
+        sent = service.headers[-1]
+        assert (sent["OpenAI-Organization"], sent["OpenAI-Project"]) == ("org-1", "proj-1")
+
+    async def test_a_private_authority_is_the_secrets(self, tmp_path: Path) -> None:
+        service = OpenAIService()
+        service.write_certificate(tmp_path)
+        async with openai_stage(tmp_path, service) as running:
+            running.wish(of_provider("bot", "ft:tuned"))
+            await running.until_failed("bot")
+            assert "certificate" in (running.operator.reports[-1].adapters[0].message or "")
+            bundle = tmp_path / "secrets" / "provider" / "CA_BUNDLE"
+            bundle.write_text((tmp_path / "certificate.pem").read_text())
+            await ready(running, of_provider("bot", "ft:tuned"))
+
     async def test_a_key_that_the_provider_quotes_is_not_passed_on(self, tmp_path: Path) -> None:
         service = OpenAIService(key="another")
         async with openai_stage(tmp_path, service) as running:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serving_builders import World, a_job, a_pod, an_adep, of_provider, said
+from serving_builders import World, a_delegated_job, a_job, a_pod, an_adep, condition, digest, of_provider, said
 
 VERTEX = {"provider": {"vertex": {"project": "acme", "location": "us-central1"}}}
 
@@ -144,6 +144,85 @@ class TestReady:
         assert world.ready() == ("False", reason, f"Pod one: {message}.")
         assert not world.is_stalled(), "it is tried again"
         assert world.adep("support")["status"]["readyReplicas"] == 0
+
+
+TUNER = {"ServiceAccount/tuner": {"metadata": {"annotations": {"finetune.dev/allow": "true"}}}}
+
+
+class TestDelegatedJobs:
+    def test_vertexs_endpoint_is_served_where_it_is_with_the_jobs_identity(self) -> None:
+        world = World(uncached=TUNER).add(a_delegated_job("tuned", "d"), an_adep("one", job="tuned"))
+        world.settle()
+        desired = world.reports.desired["team", world.pool_of("one")]
+        assert desired.provider is not None
+        assert desired.provider.wire() == {
+            "vertex": {"project": "acme", "location": "us-central1", "baseModel": "gemini"}
+        }
+        assert [each.wire() for each in desired.adapters] == [
+            {
+                "deployment": "one",
+                "model": "one",
+                "digest": digest("d"),
+                "providerModel": "projects/acme/locations/us-central1/endpoints/9",
+            }
+        ]
+        assert pod_of(world, "one")["serviceAccountName"] == "tuner"
+        assert world.adep("one")["status"]["adapter"]["uri"] == "s3://models/tuned/endpoint"
+
+    def test_openais_model_is_asked_as_a_chat_with_the_jobs_key(self) -> None:
+        world = World().add(a_delegated_job(kind="OpenAI"), an_adep("one", job="tuned", traffic={"model": "bot"}))
+        world.settle()
+        desired = world.reports.desired["team", world.pool_of("one")]
+        assert desired.provider is not None
+        assert desired.provider.wire() == {
+            "openai": {"baseUrl": "https://models.example/v1", "baseModel": "gpt", "completions": "Chat"}
+        }
+        assert desired.secret_ref is not None
+        assert desired.secret_ref.name == "key"
+        assert desired.adapters[0].provider_model == "ft:gpt:1"
+
+    def test_what_the_api_server_fills_in_for_the_runtime_counts_as_left_out(self) -> None:
+        server = {"replicas": 2, "runtime": {"transformers": {}}}
+        world = World().add(a_delegated_job(kind="OpenAI"), an_adep("one", job="tuned", server=server))
+        world.settle()
+        assert world.reports.desired["team", world.pool_of("one")].provider is not None
+
+    def test_a_runtime_secret_or_account_of_ones_own_wins(self) -> None:
+        mine: dict[str, Any] = {
+            "runtime": {"provider": {"openai": {"completions": "Forward"}}},
+            "secretRef": {"name": "mine"},
+        }
+        world = World().add(a_delegated_job(kind="OpenAI"), an_adep("one", job="tuned", server=mine))
+        world.settle()
+        desired = world.reports.desired["team", world.pool_of("one")]
+        assert desired.provider is not None
+        assert desired.provider.wire() == {"openai": {"completions": "Forward"}}
+        assert desired.secret_ref is not None
+        assert desired.secret_ref.name == "mine"
+
+    def test_it_outlives_its_job(self) -> None:
+        world = World(uncached=TUNER).add(a_delegated_job(), an_adep("one", job="tuned"))
+        world.settle()
+        pool = world.pool_of("one")
+        before = world.reports.desired["team", pool]
+        world.remove("FineTuneJob", "tuned")
+        world.settle()
+        assert (world.pool_of("one"), world.reports.desired["team", pool]) == (pool, before)
+
+    def test_settings_of_a_server_that_does_not_run_it_are_refused(self) -> None:
+        server = {"runtime": {"transformers": {"maxLoraRank": 8}}}
+        world = World().add(a_delegated_job(), an_adep("one", job="tuned", server=server))
+        world.settle()
+        assert world.ready("one")[1] == "Unsupported"
+        assert "leave server.runtime.transformers out" in world.ready("one")[2]
+        assert world.pools() == []
+
+    def test_one_whose_gate_did_not_pass_is_not_served(self) -> None:
+        failed = a_delegated_job()
+        failed["status"]["conditions"] = [condition("GatePassed", "False", "GateFailed", "Accuracy 0.1")]
+        world = World().add(failed, an_adep("one", job="tuned"))
+        world.settle()
+        assert world.ready("one")[1] == "GateFailed"
 
 
 class TestRefused:
