@@ -100,7 +100,8 @@ class Adapter:
             retry = None if failure is None or failure.reason in FINAL else RETRY_SECONDS[failures]
             failures = min(failures + 1, len(RETRY_SECONDS) - 1)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), retry)
+                async with asyncio.timeout(retry):
+                    await self._wake.wait()
                 failures = 0
         self._tools.routes.withdraw(self.report.deployment)
         if self.serving is not None:

@@ -82,7 +82,9 @@ class ProviderAdapter:
             retry = None if is_good else RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)]
             failures = 0 if is_good else failures + 1
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), retry)
+                async with asyncio.timeout(retry):
+                    await self._wake.wait()
+                failures = 0
         self._tools.routes.withdraw(self.report.deployment)
         if self._target is not None:
             self._tools.routes.release(self._target)

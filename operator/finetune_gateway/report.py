@@ -62,7 +62,8 @@ class Reporter:
                 self._heard(error)
                 self._read_mounted()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(changed.wait(), REPORT_SECONDS)
+                async with asyncio.timeout(REPORT_SECONDS):
+                    await changed.wait()
 
     async def _post(self) -> DesiredPool:
         try:

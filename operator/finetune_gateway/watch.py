@@ -35,7 +35,8 @@ class ServerWatch:
             if not self._tools.server.lock.locked():
                 await self._check()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._look.wait(), WATCH_SECONDS)
+                async with asyncio.timeout(WATCH_SECONDS):
+                    await self._look.wait()
 
     async def _check(self) -> None:
         up = self._tools.server.up
