@@ -45,7 +45,8 @@ class Proxy:
 
     def _card(self, model: str) -> dict[str, object]:
         card: dict[str, object] = {"id": model, "object": "model", "created": self._created, "owned_by": "finetune.dev"}
-        return card | ({"root": self._base_model} if model == BASE else {"root": model, "parent": BASE})
+        parent = {"parent": BASE} if self._routes.is_public(BASE) else {}
+        return card | ({"root": self._base_model} if model == BASE else {"root": model, **parent})
 
     def _resolve(self, request: web.Request, model: str, user: str | None) -> Route:
         try:

@@ -139,7 +139,11 @@ class Routes:
     def public(self) -> list[str]:
         """Public names that answer, the base first."""
         base = [BASE] if BASE in self._targets else []
-        return [*base, *sorted(model for model in self._public if not isinstance(self._own(model), str))]
+        return [*base, *sorted(model for model in self._public if self._answers(model))]
+
+    def _answers(self, model: str) -> bool:
+        own = self._own(model)
+        return isinstance(own, Target) and own.trouble is None
 
     def _own(self, model: str) -> Target | str:
         """Any target of a public name, or why there is none."""
@@ -152,7 +156,7 @@ class Routes:
 
     def is_public(self, model: str) -> bool:
         """Whether a name is for clients, not a server's own."""
-        return model == BASE or model in self._public
+        return BASE in self._targets if model == BASE else model in self._public
 
     def resolve(self, model: str, headers: Mapping[str, str], user: str | None) -> Route:
         """The way of a request: by a public name, or by a server's name that is held. Raises UnknownModel or ModelUnavailable."""
