@@ -67,7 +67,8 @@ MAX_REPORT_BYTES = 65_536
 MAX_POOL_REPORT_BYTES = 1_048_576
 """256 adapters with a message each."""
 
-Stage = Literal["Prepare", "Train", "Collect"]
+Stage = Literal["Prepare", "Train", "Collect", "Cancel"]
+"""Cancel: only of delegated jobs; the end of what the train stage started at the provider."""
 
 
 class JobConfig(ApiModel):
@@ -83,6 +84,8 @@ class JobConfig(ApiModel):
     """Trainer image."""
     delegate_image: str | None = None
     """A delegated job: image of the train stage."""
+    dry_run: bool = False
+    """A delegated job: show the request and send nothing."""
 
 
 class Report(ApiModel):

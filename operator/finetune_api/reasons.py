@@ -45,6 +45,11 @@ class Reason(StrEnum):
     STORAGE_UNAVAILABLE = "StorageUnavailable"  # the store did not answer for minutes
     ARTIFACT_CORRUPT = "ArtifactCorrupt"  # a file does not have the digest its manifest states
     OUT_OF_MEMORY = "OutOfMemory"  # device or container memory
+    BACKEND_ERROR = (
+        "BackendError"  # the provider of a delegated job refused it, or its job failed or was cancelled there
+    )
+    PROVIDER_UNAVAILABLE = "ProviderUnavailable"  # the provider did not answer for minutes
+    DRY_RUN = "DryRun"  # the annotation finetune.dev/dry-run: the request was shown and not sent
     NON_FINITE_LOSS = "NonFiniteLoss"  # the loss became NaN or infinite
     INTERRUPTED = "Interrupted"  # SIGTERM; a checkpoint was committed
     INTERNAL_ERROR = "InternalError"  # a bug: anything else
@@ -64,10 +69,15 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.ARTIFACT_CORRUPT: 18,
     Reason.OUT_OF_MEMORY: 19,
     Reason.NON_FINITE_LOSS: 20,
+    Reason.BACKEND_ERROR: 21,
+    Reason.PROVIDER_UNAVAILABLE: 22,
+    Reason.DRY_RUN: 23,
     Reason.INTERRUPTED: 143,
 }
 
-RETRYABLE = frozenset({Reason.STORAGE_UNAVAILABLE, Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR})
+RETRYABLE = frozenset(
+    {Reason.STORAGE_UNAVAILABLE, Reason.PROVIDER_UNAVAILABLE, Reason.OUT_OF_MEMORY, Reason.INTERNAL_ERROR}
+)
 """Failures a new attempt can cure, counted against maxRetries; lost and interrupted pods are retried without counting."""
 
 

@@ -1,0 +1,52 @@
+"""Base against tuned model at the provider, on the same held-out rows, by what they answer; and the gate's verdict."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from finetune_api.artifacts import ResolvedDelegation
+from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_delegate.provider import Provider
+from finetune_delegate.rows import answer_of, chat_of
+from finetune_stage.gate import decide
+from finetune_stage.rows import Row, Splits, held_out
+from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
+
+AT_A_TIME = 8
+"""Requests; a provider that wants fewer says 429, which is waited out."""
+
+
+def examine(
+    provider: Provider, resolved: ResolvedDelegation, splits: Splits, tuned: str, base: str
+) -> EvaluationFile | None:
+    """Ask both models; None without held-out rows. ``tuned`` and ``base`` are the provider's names."""
+    spec = resolved.evaluation
+    split, rows = held_out(splits)
+    if not rows:
+        return None
+    metrics = sorted(frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()})
+    tokens = spec.max_new_tokens or 256
+    print(f"asking both models for {len(rows)} answers", flush=True)
+    before = score(provider, base, rows, tokens) if spec.compare_with_base else None
+    after = score(provider, tuned, rows, tokens)
+    majority = majority_baseline(
+        [answer_of(row).strip() for row in splits["train"]], [answer_of(r).strip() for r in rows]
+    )
+    summary = EvaluationStatus(
+        split=split,
+        rows=len(rows),
+        base=figures(before, metrics) if before is not None else None,
+        tuned=figures(after, metrics),
+        majority_class=share(majority),
+        gate=decide(spec.gate, before, after, majority, resolved.seed) if spec.gate else None,
+    )
+    return EvaluationFile(summary=summary, seed=resolved.seed, base=before, tuned=after, majority=majority)
+
+
+def score(provider: Provider, model: str, rows: list[Row], max_tokens: int) -> list[RowScore]:
+    """Every row's outcome. Accuracy is by the generated text, too: no provider has to return the labels' likelihoods."""
+    with ThreadPoolExecutor(AT_A_TIME) as pool:
+        answers = list(pool.map(lambda row: provider.answer(model, chat_of(row), max_tokens), rows))
+    right = [answer.strip() == answer_of(row).strip() for answer, row in zip(answers, rows, strict=True)]
+    # No likelihoods: zero tokens say that none were measured.
+    return [
+        RowScore(id=row.id, nll=0.0, tokens=0, exact=it, label_correct=it) for row, it in zip(rows, right, strict=True)
+    ]

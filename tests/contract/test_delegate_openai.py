@@ -1,0 +1,317 @@
+"""A delegated job at a service with OpenAI's API: the real client, a real S3 server; the service is played (openai_stand_in)."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
+from finetune_api.artifacts import EVALUATION, Manifest
+from finetune_api.pods import JobConfig, Summary
+from finetune_api.reasons import Failure, Reason
+from finetune_delegate import openai_service, patience, recipe
+from finetune_stage.scores import EvaluationFile
+from openai_stand_in import BASE, KEY, OpenAI
+from prepared_jobs import UID, job_store
+from stand_in import Fault
+
+JOBS = "/v1/fine_tuning/jobs"
+ONE = f"{JOBS}/[^/]+"
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(openai_service, "RENEWAL_SECONDS", 0.05)
+
+
+@pytest.fixture
+def openai() -> Iterator[OpenAI]:
+    service = OpenAI()
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def secrets_dir(secret: Path) -> Path:
+    key = secret.parent / "openai"
+    key.mkdir()
+    (key / "OPENAI_API_KEY").write_text(KEY + "\n")
+    return secret.parent
+
+
+def a_job(bucket: str, secrets_dir: Path, openai: OpenAI, base: str = BASE, **more: Any) -> JobConfig:
+    backend = {"openai": {"baseUrl": openai.url, "secretRef": {"name": "openai"}, **more.pop("backend", {})}}
+    return delegated_job(bucket, secrets_dir, backend, f"openai://{base}", **more)
+
+
+def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    gate = [{"metric": "ExactMatch", "min": 0.9, "beats": ["Base"]}]
+    config = a_job(bucket, secrets_dir, openai, evaluation={"gate": gate})
+    trained = run_here(config, secrets_dir, tmp_path / "work")
+
+    assert trained.artifact.kind == "Endpoint"
+    assert trained.artifact.provider is not None
+    assert trained.artifact.provider.model == f"ft:{BASE}:org:tiny:1"
+    assert trained.artifact.provider.job == "ftjob-1"
+    assert (trained.trained_tokens, trained.steps, trained.loss) == (4321, 10, 0.1)
+    assert trained.gate_passed
+    assert trained.evaluation is not None
+    assert trained.evaluation.base == {"ExactMatch": 0.0}
+    assert trained.evaluation.tuned == {"ExactMatch": 1.0}
+
+    store = job_store(config, secrets_dir)
+    manifest = Manifest.model_validate_json(store.get("manifest.json"))
+    assert [each.path for each in manifest.files if each.path.startswith("endpoint/")] == [
+        "endpoint/README.md", "endpoint/endpoint.json", "endpoint/manifest.json",
+    ]  # fmt: skip
+    of_folder = Manifest.model_validate_json(store.get("endpoint/manifest.json"))
+    assert (of_folder.kind, of_folder.provider) == ("Endpoint", trained.artifact.provider)
+    assert len(EvaluationFile.model_validate_json(store.get(EVALUATION)).tuned) == len(ROWS["test"])
+    steps = [json.loads(line)["step"] for line in store.get("metrics.jsonl").splitlines()]
+    assert steps == list(range(1, 11))
+
+
+def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    config = a_job(
+        bucket,
+        secrets_dir,
+        openai,
+        rows=ROWS | {"validation": ROWS["test"]},
+        backend={"suffix": "mine", "learningRateMultiplier": 0.5, "metadata": {"team": "a"}},
+        training={"epochs": 2, "batchSize": 4, "seed": 9},
+    )
+    run_here(config, secrets_dir, tmp_path / "work")
+    (sent,) = openai.asked("POST", JOBS)
+    hyperparameters = {"n_epochs": 2, "batch_size": 4, "learning_rate_multiplier": 0.5}
+    assert sent.json == {
+        "model": BASE,
+        "training_file": "file-1",
+        "validation_file": "file-2",
+        "suffix": "mine",
+        "seed": 9,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "metadata": {"team": "a", "finetune-uid": UID, "finetune-job": "tiny", "finetune-namespace": "team-a"},
+    }
+    assert [json.loads(line) for line in openai.contents["file-1"].splitlines()] == ROWS["train"]
+
+
+def test_a_preference_becomes_the_services_own_shape(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    pairs = [{"prompt": f"red {n}", "chosen": "red", "rejected": "blue"} for n in range(10)]
+    run_here(a_job(bucket, secrets_dir, openai, rows={"train": pairs}), secrets_dir, tmp_path / "work")
+    assert json.loads(openai.contents["file-1"].splitlines()[0]) == {
+        "input": {"messages": [{"role": "user", "content": "red 0"}]},
+        "preferred_output": [{"role": "assistant", "content": "red"}],
+        "non_preferred_output": [{"role": "assistant", "content": "blue"}],
+    }
+
+
+def test_a_second_attempt_after_the_end_asks_nothing(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    config = a_job(bucket, secrets_dir, openai)
+    first = run_here(config, secrets_dir, tmp_path / "work")
+    openai.requests.clear()
+    assert run_here(config, secrets_dir, tmp_path / "again") == first
+    assert openai.requests == []
+
+
+DEATHS = [
+    pytest.param("POST", "/v1/files", True, id="after the upload"),
+    pytest.param("POST", JOBS, False, id="before the acceptance"),
+    pytest.param("POST", JOBS, True, id="between acceptance and record"),
+    pytest.param("GET", ONE, True, id="while it runs"),
+    pytest.param("POST", "/v1/chat/completions", True, id="while it is evaluated"),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "carried_out"), DEATHS)
+def test_a_killed_pod_leads_to_one_tuning_job(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, method: str, path: str, carried_out: bool
+) -> None:
+    config = a_job(bucket, secrets_dir, openai)
+    process = start_delegate(config, secrets_dir, tmp_path / "first")
+    kill = Fault(method, path, carried_out=carried_out, meanwhile=process.kill)
+    openai.faults.append(kill)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert openai.injected == 1
+    trained = run_here(config, secrets_dir, tmp_path / "second")
+    assert trained.artifact.provider is not None
+    assert trained.artifact.provider.job == "ftjob-1"
+    assert len(openai.jobs) == 1
+    assert len([file for file in openai.files.values() if file["filename"].endswith("-train.jsonl")]) == 1
+
+
+@pytest.mark.parametrize("lost", [
+    pytest.param(Fault("POST", JOBS, carried_out=True), id="the connection is dropped"),
+    pytest.param(Fault("POST", JOBS, 500, {"error": {"message": "oops"}}, carried_out=True), id="500 after acceptance"),
+    pytest.param(Fault("POST", JOBS, carried_out=True, delay_seconds=0.6), id="a time-out"),
+])  # fmt: skip
+def test_a_lost_answer_to_the_submission_is_looked_for(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, lost: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_service, "TIMEOUT_SECONDS", 0.5)
+    openai.faults.append(Fault(**{**vars(lost)}))
+    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert openai.injected == 1
+    assert len(openai.jobs) == 1
+
+
+def test_a_duplicate_that_a_lagging_list_let_through_is_cancelled(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
+    openai.lag = 3
+    openai.faults.append(Fault("POST", JOBS, carried_out=True))
+    trained = run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert trained.artifact.provider is not None
+    kept = trained.artifact.provider.job
+    assert sorted(job["status"] for job in openai.jobs.values()) == ["cancelled", "succeeded"]
+    assert openai.jobs[kept]["status"] == "succeeded"
+
+
+def limited(path: str, method: str = "GET", **more: Any) -> Fault:
+    body = {"error": {"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}}
+    return Fault(method, path, 429, body, {"Retry-After": "0.02"}, **more)
+
+
+@pytest.mark.parametrize("fault", [
+    pytest.param(limited(ONE, times=3), id="429 with Retry-After"),
+    pytest.param(limited(JOBS, "POST", times=2), id="429 on the submission"),
+    pytest.param(limited("/v1/chat/completions", "POST", times=5), id="429 while evaluating"),
+    pytest.param(Fault("GET", ONE, 500, {"error": {"message": "oops"}}, times=3), id="500"),
+    pytest.param(Fault("GET", f"{ONE}/events", 503, times=2), id="503 without a body"),
+    pytest.param(Fault("GET", ONE, times=3), id="dropped connections"),
+    pytest.param(Fault("POST", "/v1/files", times=1), id="a dropped upload"),
+    pytest.param(Fault("GET", JOBS, 502, times=2), id="502 on the list"),
+    pytest.param(Fault("GET", ONE, delay_seconds=0.6, times=1), id="a time-out"),
+])  # fmt: skip
+def test_what_may_pass_is_waited_out(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_service, "TIMEOUT_SECONDS", 0.5)
+    wanted = fault.times
+    openai.faults.append(Fault(**vars(fault)))
+    trained = run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert openai.injected == wanted
+    assert trained.evaluation is not None
+    assert trained.evaluation.tuned == {"ExactMatch": 1.0}
+    assert len(openai.jobs) == 1
+
+
+def ended(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Failure:
+    with pytest.raises(Failure) as raised:
+        run_here(config, secrets_dir, work, patience)
+    return raised.value
+
+
+def test_a_provider_that_stays_away_is_an_end_that_is_tried_again(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
+    openai.faults.append(Fault("GET", ONE, 503, {"error": {"message": "down"}}, times=1000))
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work", patience=0.1)
+    assert end.reason is Reason.PROVIDER_UNAVAILABLE
+    assert "503 down" in end.message
+
+
+def test_a_failed_job_ends_with_the_providers_words(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    openai.run = ("validating_files", "failed")
+    openai.end_error = {"code": "invalid_training_file", "message": "Line 3 is too long.", "param": "training_file"}
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert (end.reason, end.message) == (
+        Reason.BACKEND_ERROR, "The provider's job ftjob-1 failed: Line 3 is too long.",
+    )  # fmt: skip
+
+
+def test_a_job_cancelled_outside_says_so(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    openai.run = ("running", "cancelled")
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert (end.reason, end.message) == (
+        Reason.BACKEND_ERROR, "The provider's job ftjob-1 was cancelled at the provider",
+    )  # fmt: skip
+
+
+def test_an_unknown_state_is_shown_and_waited_out(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    openai.run = ("simmering", "running", "succeeded")
+    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert "ftjob-1 is Unknown. The provider calls its state 'simmering'." in capsys.readouterr().out
+
+
+def test_a_refused_model_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    end = ended(a_job(bucket, secrets_dir, openai, base="claude"), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.MODEL_NOT_FOUND
+    assert end.message.startswith("baseModel openai://claude: Model claude is not available")
+
+
+def test_a_refused_key_names_its_secret(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    openai.key = "another"
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.ACCESS_DENIED
+    assert "key OPENAI_API_KEY of Secret 'openai'" in end.message
+    assert KEY not in end.message
+
+
+def test_a_key_that_is_renewed_while_the_job_runs_is_read_again(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openai_service, "RENEWAL_SECONDS", 20.0)
+
+    def renew() -> None:
+        openai.key = "sk-new"
+        (secrets_dir / "openai" / "OPENAI_API_KEY").write_text("sk-new")
+
+    expired = {"error": {"message": "The API key has expired.", "code": "invalid_api_key"}}
+    openai.faults.append(Fault("GET", ONE, 401, expired, meanwhile=renew))
+    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert len(openai.jobs) == 1
+
+
+def test_a_used_up_quota_is_an_end(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    body = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
+    openai.faults.append(Fault("POST", JOBS, 429, body))
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.BACKEND_ERROR
+    assert "quota is used up: You exceeded your current quota" in end.message
+
+
+def test_a_missing_key_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    (secrets_dir / "openai" / "OPENAI_API_KEY").unlink()
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.SECRET_NOT_FOUND
+    assert "OPENAI_API_KEY" in end.message
+
+
+def test_sigterm_does_not_cancel_and_cancel_does(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    openai.run = ("running",)
+    config = a_job(bucket, secrets_dir, openai)
+    process = start_delegate(config, secrets_dir, tmp_path / "first")
+    openai.faults.append(Fault("GET", ONE, meanwhile=process.terminate))
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert openai.jobs["ftjob-1"]["status"] == "queued"
+    assert recipe.cancel(task(config, secrets_dir, tmp_path / "cancel")) == ["ftjob-1"]
+    assert openai.jobs["ftjob-1"]["status"] == "cancelled"
+
+
+def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    openai.run = ("running",)
+    config = a_job(bucket, secrets_dir, openai)
+    process = start_delegate(config, secrets_dir, tmp_path / "first")
+    openai.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=process.kill))
+    process.communicate(timeout=60)
+    canceller = start_delegate(config, secrets_dir, tmp_path / "second", "cancel")
+    canceller.communicate(timeout=60)
+    assert Summary.model_validate_json((tmp_path / "second" / "end").read_bytes()).error is None
+    assert canceller.returncode == 0
+    assert openai.jobs["ftjob-1"]["status"] == "cancelled"
+
+
+def test_a_dry_run_shows_the_request_and_sends_nothing(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    end = ended(a_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.DRY_RUN
+    assert f"POST {openai.url}/fine_tuning/jobs" in end.message
+    assert '"training_file": "<uploaded train.jsonl>"' in end.message
+    assert openai.requests == []
