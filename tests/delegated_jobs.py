@@ -90,7 +90,12 @@ def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str 
     """The delegate as a pod runs it."""
     work.mkdir(parents=True)
     (work / "job.json").write_bytes(document(config))
-    places = {"config": work / "job.json", "secrets-dir": secrets_dir, "work-dir": work, "termination-log": work / "end"}
+    places = {
+        "config": work / "job.json",
+        "secrets-dir": secrets_dir,
+        "work-dir": work,
+        "termination-log": work / "end",
+    }
     options = [f"--{name}={path}" for name, path in places.items()]
     return subprocess.Popen(
         [sys.executable, "-m", "finetune_delegate", stage, "--attempt=1", "--poll-seconds=0.05", *options],

@@ -17,7 +17,9 @@ RUN = ("validating_files", "queued", "running", "running", "succeeded")
 FIRST_DAY = 1_790_000_000
 
 
-def error(status: int, message: str, code: str | None = None, param: str | None = None, kind: str = "invalid_request_error") -> Answer:
+def error(
+    status: int, message: str, code: str | None = None, param: str | None = None, kind: str = "invalid_request_error"
+) -> Answer:
     """An error body."""
     return status, {"error": {"message": message, "type": kind, "param": param, "code": code}}
 

@@ -72,7 +72,9 @@ class StandIn:
                 parts = urlsplit(self.path)
                 query = {key: values[-1] for key, values in parse_qs(parts.query).items()}
                 data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                request = Request(self.command, parts.path, query, {name.title(): value for name, value in self.headers.items()}, data)
+                request = Request(
+                    self.command, parts.path, query, {name.title(): value for name, value in self.headers.items()}, data
+                )
                 with outer.lock:
                     outer.requests.append(request)
                     fault = outer.fault(request)
@@ -102,7 +104,7 @@ class StandIn:
                 except OSError:
                     self.close_connection = True  # the client was killed, or gave up waiting
 
-            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve
+            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""

@@ -1,25 +1,24 @@
-"""Tuning at a service with OpenAI's API, through the ``openai`` client; the only module that imports it.
+"""Tuning at a service with OpenAI's API, through the ``openai`` client; with :mod:`finetune_delegate.openai_shapes` the only module that imports it.
 
 The client's own retries are off: a repeated creation would be a second paid job, and a wait must be told to the user.
 """
 
 import contextlib
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx2
 import openai
-from openai.types.fine_tuning import FineTuningJob
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel
 from finetune_delegate import rows as conversion
+from finetune_delegate.openai_shapes import method_of, row_of, timestamp, view_of
 from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
-from finetune_delegate.provider import UNKNOWN, Chat, End, Logged, Task, Unsure, View
+from finetune_delegate.provider import Chat, Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
 from finetune_stage.rows import Row
 from finetune_storage.credentials import read_secret
@@ -33,15 +32,6 @@ TIMEOUT_SECONDS = 60.0
 MIN_ROWS = 10
 MAX_FILE_BYTES = 512 * 2**20
 """OpenAI's documented limits; another service has its own, and says so when it refuses a file."""
-STATES: dict[str, tuple[str, End | None]] = {
-    "validating_files": ("ValidatingFiles", None),
-    "queued": ("Queued", None),
-    "running": ("Running", None),
-    "paused": ("Paused", None),
-    "succeeded": ("Succeeded", "Succeeded"),
-    "failed": ("Failed", "Failed"),
-    "cancelled": ("Cancelled", "Cancelled"),
-}
 
 
 class OpenAIService:
@@ -75,7 +65,7 @@ class OpenAIService:
             raise Failure(
                 Reason.DATA_INVALID, f"{len(rows)} training rows; OpenAI takes at least {MIN_ROWS} (after the split)"
             )
-        size = conversion.write(rows, lambda number, row: _row(row), path)
+        size = conversion.write(rows, lambda number, row: row_of(row), path)
         if own and size > MAX_FILE_BYTES:
             raise Failure(
                 Reason.DATA_INVALID,
@@ -98,9 +88,8 @@ class OpenAIService:
     def request(self, files: Mapping[str, str]) -> str:
         """POST /fine_tuning/jobs, as the client writes it."""
         recorder = Recorder()
-        with self._connect(None, recorder.transport()) as client:
-            with contextlib.suppress(openai.APIError):
-                client.fine_tuning.jobs.create(**self._body(files))
+        with self._connect(None, recorder.transport()) as client, contextlib.suppress(openai.APIError):
+            client.fine_tuning.jobs.create(**self._body(files))
         return recorder.text()
 
     def _body(self, files: Mapping[str, str]) -> dict[str, Any]:
@@ -111,7 +100,7 @@ class OpenAIService:
             "validation_file": files.get("validation"),
             "suffix": backend.suffix or config.name,
             "seed": config.spec.training.seed if config.spec.training else None,
-            "method": _method(config.spec, backend),
+            "method": method_of(config.spec, backend),
             "metadata": {
                 **(backend.metadata or {}),
                 UID: config.uid,
@@ -131,12 +120,12 @@ class OpenAIService:
         }
         jobs = self._ask(lambda: list(self._client.fine_tuning.jobs.list(limit=100)), "tuning jobs")
         own = [job for job in jobs if (job.metadata or {}).get(UID) == self._task.uid or job.training_file in files]
-        return sorted(map(_view, own), key=lambda view: (view.created, view.job))
+        return sorted(map(view_of, own), key=lambda view: (view.created, view.job))
 
     def submit(self, files: Mapping[str, str]) -> View:
         """One request."""
         try:
-            return _view(self._client.fine_tuning.jobs.create(**self._body(files)))
+            return view_of(self._client.fine_tuning.jobs.create(**self._body(files)))
         except openai.APIConnectionError as error:  # time-outs among them
             raise Unsure(str(error)) from error
         except openai.InternalServerError as error:
@@ -152,11 +141,11 @@ class OpenAIService:
             Checkpoint(
                 step=each.step_number,
                 uri=f"openai://{each.fine_tuned_model_checkpoint}",
-                created_at=_time(each.created_at),
+                created_at=timestamp(each.created_at),
             )
             for each in kept
         ]
-        return _view(found, tuple(sorted(checkpoints, key=lambda each: each.step)[-16:]))
+        return view_of(found, tuple(sorted(checkpoints, key=lambda each: each.step)[-16:]))
 
     def logged(self, job: str, after: str | None) -> list[Logged]:
         """From its events, which come newest first."""
@@ -174,7 +163,7 @@ class OpenAIService:
                         Logged(
                             event.id,
                             data["step"],
-                            _time(event.created_at),
+                            timestamp(event.created_at),
                             figures,
                             total if isinstance(total, int) else None,
                         )
@@ -190,7 +179,7 @@ class OpenAIService:
             try:
                 self._client.fine_tuning.jobs.cancel(job)
             except (openai.BadRequestError, openai.ConflictError):
-                if _view(self._client.fine_tuning.jobs.retrieve(job)).end is None:
+                if view_of(self._client.fine_tuning.jobs.retrieve(job)).end is None:
                     raise
 
         self._ask(ask, job)
@@ -247,48 +236,6 @@ class OpenAIService:
         return Failure(Reason.BACKEND_ERROR, f"{what}: the provider answered {error.status_code}: {said}")
 
 
-def _method(spec: Any, backend: OpenAIBackend) -> dict[str, Any] | None:
-    training, dpo = spec.training, spec.method.dpo if spec.method else None
-    stated = {
-        "n_epochs": int(training.epochs) if training and training.epochs else None,
-        "batch_size": training.batch_size if training else None,
-        "learning_rate_multiplier": backend.learning_rate_multiplier,
-        "beta": getattr(dpo, "beta", None),
-    }
-    hyperparameters = {key: value for key, value in stated.items() if value is not None}
-    name = "supervised" if dpo is None else "dpo"
-    return {"type": name, name: {"hyperparameters": hyperparameters}}
-
-
-def _row(row: Row) -> dict[str, Any]:
-    if conversion.is_pair(row):
-        better, worse = conversion.pair_of(row)
-        return {
-            "input": {"messages": conversion.chat_of(row)},
-            "preferred_output": [{"role": "assistant", "content": better}],
-            "non_preferred_output": [{"role": "assistant", "content": worse}],
-        }
-    tools = {"tools": row.fields["tools"]} if row.fields.get("tools") else {}
-    return {"messages": conversion.turns_of(row), **tools}
-
-
-def _view(job: FineTuningJob, checkpoints: tuple[Checkpoint, ...] = ()) -> View:
-    state, end = STATES.get(job.status, (UNKNOWN, None))
-    said = job.error.message if job.error and job.error.message else ""
-    left = job.estimated_finish - datetime.now(UTC).timestamp() if job.estimated_finish else None
-    return View(
-        job=job.id,
-        created=float(job.created_at),
-        state=state,
-        end=end,
-        message=said or (f"The provider calls its state {job.status!r}." if state == UNKNOWN else ""),
-        model=job.fine_tuned_model,
-        billed_tokens=job.trained_tokens,
-        seconds_left=max(0, round(left)) if left is not None else None,
-        checkpoints=checkpoints,
-    )
-
-
 def _said(error: openai.APIStatusError) -> str:
     body = error.body
     message = body.get("message") if isinstance(body, dict) else None
@@ -300,7 +247,3 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return min(float(headers.get("retry-after", "")), 300.0)
     except ValueError:
         return None
-
-
-def _time(unix: int) -> str:
-    return datetime.fromtimestamp(unix, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

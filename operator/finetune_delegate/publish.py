@@ -56,7 +56,21 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
     if evaluation is not None:
         store.put(EVALUATION, document(evaluation))
         files.append(entry(store, EVALUATION))
-    record = JobRecord(
+    artifact = ArtifactStatus(
+        kind="Endpoint",
+        uri=store.uri(ENDPOINT),
+        digest=digest,
+        provider=result.model,
+        manifest_uri=store.uri(MANIFEST),
+    )
+    return write_manifest(store, files, _record(store, resolved, result, artifact, image))
+
+
+def _record(
+    store: Store, resolved: ResolvedDelegation, result: Result, artifact: ArtifactStatus, image: str
+) -> JobRecord:
+    evaluation = result.evaluation
+    return JobRecord(
         namespace=resolved.namespace,
         name=resolved.name,
         uid=resolved.uid,
@@ -64,13 +78,7 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
         versions=versions(),
         resolved_digest=digest_of(store.get(RESOLVED)),
         data_digest=resolved.data_digest,
-        artifact=ArtifactStatus(
-            kind="Endpoint",
-            uri=store.uri(ENDPOINT),
-            digest=digest,
-            provider=result.model,
-            manifest_uri=store.uri(MANIFEST),
-        ),
+        artifact=artifact,
         evaluation=evaluation.summary if evaluation else None,
         gate_passed=evaluation is None or evaluation.gate_passed,
         trained_tokens=result.status.billed_tokens or 0,
@@ -78,7 +86,6 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
         loss=result.loss,
         provider=result.status,
     )
-    return write_manifest(store, files, record)
 
 
 def card(resolved: ResolvedDelegation, result: Result) -> str:

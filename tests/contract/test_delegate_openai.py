@@ -99,7 +99,9 @@ def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai
     assert [json.loads(line) for line in openai.contents["file-1"].splitlines()] == ROWS["train"]
 
 
-def test_a_preference_becomes_the_services_own_shape(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+def test_a_preference_becomes_the_services_own_shape(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
     pairs = [{"prompt": f"red {n}", "chosen": "red", "rejected": "blue"} for n in range(10)]
     run_here(a_job(bucket, secrets_dir, openai, rows={"train": pairs}), secrets_dir, tmp_path / "work")
     assert json.loads(openai.contents["file-1"].splitlines()[0]) == {
@@ -109,7 +111,9 @@ def test_a_preference_becomes_the_services_own_shape(bucket: str, secrets_dir: P
     }
 
 
-def test_a_second_attempt_after_the_end_asks_nothing(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+def test_a_second_attempt_after_the_end_asks_nothing(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
     config = a_job(bucket, secrets_dir, openai)
     first = run_here(config, secrets_dir, tmp_path / "work")
     openai.requests.clear()
@@ -153,7 +157,7 @@ def test_a_lost_answer_to_the_submission_is_looked_for(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, lost: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openai_service, "TIMEOUT_SECONDS", 0.5)
-    openai.faults.append(Fault(**{**vars(lost)}))
+    openai.faults.append(Fault(**vars(lost)))
     run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
     assert openai.injected == 1
     assert len(openai.jobs) == 1
@@ -215,7 +219,9 @@ def test_a_provider_that_stays_away_is_an_end_that_is_tried_again(
     assert "503 down" in end.message
 
 
-def test_a_failed_job_ends_with_the_providers_words(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+def test_a_failed_job_ends_with_the_providers_words(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
     openai.run = ("validating_files", "failed")
     openai.end_error = {"code": "invalid_training_file", "message": "Line 3 is too long.", "param": "training_file"}
     end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
@@ -284,7 +290,9 @@ def test_a_missing_key_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, 
     assert "OPENAI_API_KEY" in end.message
 
 
-def test_sigterm_does_not_cancel_and_cancel_does(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+def test_sigterm_does_not_cancel_and_cancel_does(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
     openai.run = ("running",)
     config = a_job(bucket, secrets_dir, openai)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
@@ -309,7 +317,9 @@ def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, 
     assert openai.jobs["ftjob-1"]["status"] == "cancelled"
 
 
-def test_a_dry_run_shows_the_request_and_sends_nothing(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_request_and_sends_nothing(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
+) -> None:
     end = ended(a_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path / "work")
     assert end.reason is Reason.DRY_RUN
     assert f"POST {openai.url}/fine_tuning/jobs" in end.message

@@ -14,7 +14,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
-from finetune_trainer import base_model
+from finetune_trainer import base_model, delegation
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths, measure
 from finetune_trainer.data.sources import SplitName, fetch_sources
@@ -38,13 +38,16 @@ def run(config: JobConfig, places: Places) -> Outcome:
     """Carry the stage out; what was found and decided."""
     store = _writable_output(config, places)
     sources = fetch_sources(config.spec.dataset, places)
-    base = _base(config, places)
+    is_delegated = delegation.is_delegated(config)
+    base = None if is_delegated else _base(config, places)
     labels = frozenset((config.spec.evaluation.labels if config.spec.evaluation else None) or ())
     wanted = Wanted(config.spec.dataset, method_of(config.spec), labels, split_seed(config.spec))
     data = prepare_splits(sources, wanted, places.work_dir / DATA)
-    checked = Checked(base, data, _lengths(config, places, data))
     choices = Choices()
     _note_data_choices(config, data, choices)
+    if base is None:
+        return delegation.publish(config, data, choices, store, places)
+    checked = Checked(base, data, _lengths(config, places, data))
     plan = decide(Situation(config.spec, base, checked.lengths), choices)
     return _publish(config, checked, plan, choices, store, places)
 

@@ -150,7 +150,7 @@ class Checkpoint(ApiModel):
 class Attempt(ApiModel):
     """One run of a stage's pod."""
 
-    stage: Literal["Prepare", "Train", "Collect"]
+    stage: Literal["Prepare", "Train", "Collect", "Cancel"]
     """Stage."""
     number: Annotated[int, Field(ge=1, le=100)]
     """Count within the stage, from 1."""

@@ -7,7 +7,7 @@ from finetune_api import API_VERSION, pods
 from finetune_api.pods import JobConfig, Stage
 from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, KubernetesBackend
-from finetune_api.v1alpha1.references import SecretRef
+from finetune_api.v1alpha1.references import PodOptions, SecretRef
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests import pod
 from finetune_operator.settings import Settings
@@ -33,6 +33,16 @@ class Attempt:
     number: int
     micro_batch_divisor: int = 1
     """Doubled after each OutOfMemory."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a pod runs."""
+
+    image: str
+    arguments: list[str]
+    resources: Manifest
+    secrets: frozenset[str]
 
 
 def short_uid(uid: str) -> str:
@@ -64,8 +74,10 @@ def config_map(config: JobConfig, settings: Settings) -> Manifest:
     }
 
 
-def attempt_job(config: JobConfig, attempt: Attempt, settings: Settings) -> Manifest:
-    """The Job of an attempt. One pod, no retry of its own but after a disruption: every other retry is a new attempt."""
+def attempt_job(config: JobConfig, attempt: Attempt, settings: Settings, program: Program | None = None) -> Manifest:
+    """The Job of an attempt. One pod, no retry of its own but after a disruption: every other retry is a new attempt.
+
+    ``program`` left out, it is the trainer."""
     labels = {"stage": attempt.stage.lower(), "attempt": str(attempt.number)}
     name = attempt_name(config.name, config.uid, attempt.stage, attempt.number)
     metadata = _metadata(config, name, labels)
@@ -81,7 +93,10 @@ def attempt_job(config: JobConfig, attempt: Attempt, settings: Settings) -> Mani
             "podFailurePolicy": {
                 "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
             },
-            "template": {"metadata": {"labels": metadata["labels"]}, "spec": _pod(config, attempt, settings)},
+            "template": {
+                "metadata": {"labels": metadata["labels"]},
+                "spec": _pod(config, attempt, settings, program or _trainer(config, attempt)),
+            },
         },
     }
 
@@ -96,30 +111,29 @@ def _metadata(config: JobConfig, name: str, labels: dict[str, str]) -> Manifest:
     }
 
 
-def _pod(config: JobConfig, attempt: Attempt, settings: Settings) -> Manifest:
-    backend = kubernetes(config.spec)
+def _pod(config: JobConfig, attempt: Attempt, settings: Settings, program: Program) -> Manifest:
     is_prepare = attempt.stage == "Prepare"
     own_config = config_name(config.name, config.uid)
     items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
     file = {"name": "config", "configMap": {"name": own_config, "items": items, "defaultMode": 0o444}}
     mount = {"name": "config", "mountPath": pods.CONFIG_FILE.rsplit("/", 1)[0], "readOnly": True}
-    secret_volumes, secret_mounts = pod.secret_volumes(secret_names(config, attempt.stage))
+    secret_volumes, secret_mounts = pod.secret_volumes(program.secrets)
     source_volumes, source_mounts = _sources(config.spec) if is_prepare else ([], [])
     path = pods.REPORT_PATH.format(namespace=config.namespace, name=config.name)
     env, report_volumes, report_mounts = pod.report_channel(settings, path, own_config)
     container = {
         "name": CONTAINER,
-        "image": config.image,
-        "args": _arguments(attempt),  # no command: any image can take the trainer's place
+        "image": program.image,
+        "args": program.arguments,  # no command: any image can take the trainer's place
         "env": [{"name": "HOME", "value": "/tmp"}, *env],
-        "resources": _resources(backend, attempt.stage),
+        "resources": program.resources,
         "securityContext": pod.CONTAINER_SECURITY,
         "terminationMessagePath": pods.TERMINATION_LOG,
         "terminationMessagePolicy": "File",  # falling back to logs would leak rows into the status
         "volumeMounts": [mount, *pod.WORK_MOUNTS, *secret_mounts, *source_mounts, *report_mounts],
     }
     return {
-        **pod.pod_spec(backend.pod, backend.service_account_name),
+        **pod.pod_spec(*placement(config.spec)),
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "containers": [container],
@@ -130,6 +144,22 @@ def _pod(config: JobConfig, attempt: Attempt, settings: Settings) -> Manifest:
 def kubernetes(spec: FineTuneJobSpec) -> KubernetesBackend:
     """The backend's settings; left out, all are left out."""
     return (spec.backend.kubernetes if spec.backend else None) or KubernetesBackend()
+
+
+def placement(spec: FineTuneJobSpec) -> tuple[PodOptions | None, str | None]:
+    """Where the pods run and as whom, whatever the backend."""
+    chosen = spec.backend and (spec.backend.vertex or spec.backend.openai)
+    backend = chosen or kubernetes(spec)
+    return backend.pod, backend.service_account_name
+
+
+def _trainer(config: JobConfig, attempt: Attempt) -> Program:
+    return Program(
+        image=config.image,
+        arguments=_arguments(attempt),
+        resources=_resources(kubernetes(config.spec), attempt.stage),
+        secrets=frozenset(secret_names(config, attempt.stage)),
+    )
 
 
 def secret_names(config: JobConfig, stage: Stage) -> set[str]:

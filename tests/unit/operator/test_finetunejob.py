@@ -98,7 +98,9 @@ def test_no_train_pod_before_the_data_is_valid() -> None:
     [
         pytest.param({"method": {"dpo": {}}}, "method dpo is not supported yet; supported are sft, cpt.", id="method"),
         pytest.param({"adapter": {"type": "DoRA"}}, "supported are Full, LoRA, QLoRA", id="adapter"),
-        pytest.param({"backend": {"openai": {"secretRef": {"name": "key"}}}}, "supported are kubernetes", id="backend"),
+        pytest.param(
+            {"backend": {"openai": {"secretRef": {"name": "key"}}}}, "set baseModel.uri to openai://", id="backend"
+        ),
         pytest.param(
             {"method": {"cpt": {}}, "evaluation": {"metrics": ["ExactMatch"]}}, "Loss and Perplexity", id="metrics"
         ),

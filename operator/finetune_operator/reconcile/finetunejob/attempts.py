@@ -164,6 +164,8 @@ def stop(draft: Draft, outcome: str, message: str) -> None:
 def delete_jobs(draft: Draft) -> None:
     """Delete every Job that may still have a live pod."""
     for job in draft.seen.jobs.values():
+        if labels_of(job).get(STAGE_LABEL) == "cancel":
+            continue
         if not is_over(job) and "deletionTimestamp" not in job["metadata"]:
             draft.delete.append(ref_of(job))
 

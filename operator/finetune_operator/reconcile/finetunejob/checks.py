@@ -7,8 +7,10 @@ from finetune_api.matrix import refusal
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
-from finetune_operator.manifests.training import kubernetes
+from finetune_operator.manifests.delegate import delegation
+from finetune_operator.manifests.training import placement
 from finetune_operator.reconcile import service_account
+from finetune_operator.reconcile.finetunejob import delegated
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
 ANSWER_METRICS = {"ExactMatch", "Accuracy"}
@@ -48,7 +50,21 @@ def backend_of(spec: FineTuneJobSpec) -> str:
 
 def method_fits_the_adapter(spec: FineTuneJobSpec) -> Finding | None:
     """Of the methods and adapters the API knows, those that work, and work together."""
+    if delegation(spec) is not None:
+        return None
     sentence = refusal(method_of(spec), adapter_of(spec))
+    return unsupported(sentence) if sentence else None
+
+
+def base_fits_the_backend(spec: FineTuneJobSpec) -> Finding | None:
+    """A provider has models of its own."""
+    sentence = delegated.base_refusal(spec, backend_of(spec))
+    return unsupported(sentence) if sentence else None
+
+
+def provider_takes_it(spec: FineTuneJobSpec) -> Finding | None:
+    """A provider decides much by itself."""
+    sentence = delegated.refusal(spec, backend_of(spec))
     return unsupported(sentence) if sentence else None
 
 
@@ -86,7 +102,7 @@ def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:
 
 def deploy_is_an_adapter(spec: FineTuneJobSpec) -> Finding | None:
     """A pool serves adapters of a base."""
-    if spec.deploy is None or adapter_of(spec) != "Full":
+    if spec.deploy is None or adapter_of(spec) != "Full" or delegation(spec) is not None:
         return None
     return unsupported(
         "deploy serves adapters, and adapter Full makes a whole model; use adapter LoRA or QLoRA, or leave deploy out."
@@ -104,6 +120,8 @@ def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
 BEFORE_START: list[Check] = [
     method_fits_the_adapter,
     backend_is_supported,
+    base_fits_the_backend,
+    provider_takes_it,
     metrics_fit_the_method,
     gate_has_rows,
     deploy_is_an_adapter,
@@ -118,7 +136,7 @@ def first_finding(checks: list[Check], spec: FineTuneJobSpec) -> Finding | None:
 
 def service_account_finding(draft: Draft) -> Finding | None:
     """Whether the pods may run as the named service account; asks for it the first time."""
-    name = kubernetes(draft.job.spec).service_account_name
+    _, name = placement(draft.job.spec)
     if name is None:
         return None
     ref = service_account.service_account(draft.namespace, name)

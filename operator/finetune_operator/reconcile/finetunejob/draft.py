@@ -37,6 +37,7 @@ class Draft:
     job: FineTuneJob
     status: FineTuneJobStatus
     create: list[Manifest] = field(default_factory=list)
+    apply: list[Manifest] = field(default_factory=list)
     delete: list[Ref] = field(default_factory=list)
     reads: list[Ref] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -145,6 +146,7 @@ class Draft:
         ref = ref_of(self.seen.body)
         return Plan(
             create=tuple(self.create),
+            apply=tuple(self.apply),
             delete=tuple(self.delete),
             statuses=(StatusWrite(ref, self.status.wire()),),
             events=(*self._condition_events(ref), *self.events),

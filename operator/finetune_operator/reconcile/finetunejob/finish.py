@@ -12,6 +12,7 @@ from finetune_operator.reconcile.finetunejob.checks import (
     first_finding,
 )
 from finetune_operator.reconcile.finetunejob.draft import Draft
+from finetune_operator.reconcile.finetunejob.provider import release
 
 CREATED = "Created"
 
@@ -23,6 +24,7 @@ def finished(draft: Draft) -> bool:
     attempts.delete_jobs(draft)
     if draft.holds(Stage.COMPLETE):
         deploy(draft)
+    release(draft)
     _expire(draft)
     return True
 

@@ -12,9 +12,10 @@ from finetune_api.conditions import Condition, upsert
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobStatus
 from finetune_operator.plan import Plan, StatusWrite, ref_of
-from finetune_operator.reconcile.finetunejob import finish, stages, start
+from finetune_operator.reconcile.finetunejob import finish, provider, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.finalizer import is_held
 from finetune_operator.reconcile.finetunejob.observation import Observation, upstream_name
 
 Step = Callable[[Draft], bool]
@@ -35,13 +36,15 @@ STEPS: list[Step] = [
 
 def reconcile(seen: Observation, now: datetime) -> Plan:
     """What shall happen next with a FineTuneJob."""
-    if "deletionTimestamp" in seen.body["metadata"]:
-        return Plan()
+    is_going = "deletionTimestamp" in seen.body["metadata"]
     try:
         job = FineTuneJob.model_validate(seen.body)
     except ValidationError as error:
-        return _unreadable(seen, error, now)
+        return Plan() if is_going else _unreadable(seen, error, now)
     draft = Draft(seen, now, job, job.status or FineTuneJobStatus())
+    if is_going:
+        provider.release(draft)
+        return draft.plan() if is_held(draft) else Plan()
     draft.update(
         method=f"{method_of(job.spec)} {adapter_of(job.spec)}", backend=backend_of(job.spec), base=_base(draft)
     )

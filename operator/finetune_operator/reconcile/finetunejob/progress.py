@@ -17,6 +17,8 @@ def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
         _take_report(draft, record)
         if _steps_are_done(draft, record):
             state = "Evaluating"
+        elif draft.status.provider is not None and draft.status.provider.state not in (None, "Running"):
+            state = str(draft.status.provider.state)  # Queued, WaitingForQuota, Paused …
     message = _sentence(draft, record, state)
     draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "True", state, message)
     draft.stand(state, message)
@@ -56,6 +58,8 @@ def show(draft: Draft, report: Report, at: str) -> None:
     )
     if report.checkpoints is not None:
         draft.update(checkpoints=report.checkpoints)
+    if report.provider is not None:
+        draft.update(provider=report.provider)
     if report.resumed_from_step is not None:
         draft.update(resumed_from_step=report.resumed_from_step)
 
@@ -105,7 +109,10 @@ def _sentence(draft: Draft, record: Record, state: str) -> str:
         "Training": "The train pod runs.",
         "Evaluating": "Training is done; base and tuned model are being compared and the artifact stored.",
         "Collecting": "The result is read from the artifact's manifest, as the train pod's summary was lost.",
-    }[state]
+    }.get(state) or ""
+    provider = draft.status.provider
+    if record.stage == "Train" and provider is not None and provider.job is not None and state != "Evaluating":
+        what = f"The provider's job {provider.job} is {provider.state}. {provider.message or ''}".strip()
     if record.number > 1 and draft.status.resumed_from_step is not None:
         what = f"resumed from step {draft.status.resumed_from_step}. {what}"
     return introduction(draft, record) + what

@@ -2,6 +2,7 @@
 
 from finetune_api.pods import Prepared, Trained
 from finetune_api.reasons import Reason, Stage
+from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive
 from finetune_operator.reconcile.finetunejob.draft import Draft
@@ -37,6 +38,14 @@ def _take_prepared(draft: Draft, result: Prepared) -> None:
 
 def not_suspended(draft: Draft) -> bool:
     """spec.suspend ends the running attempt; its pod commits a checkpoint. Returns whether the job stands here."""
+    if draft.job.spec.suspend and delegation(draft.job.spec) is not None:
+        draft.condition(
+            Stage.SUSPENDED,
+            "False",
+            Reason.UNSUPPORTED,
+            "A provider's job cannot be suspended; it goes on. Set cancel to end it.",
+        )
+        return False
     if not draft.job.spec.suspend:
         if draft.holds(Stage.SUSPENDED):
             draft.condition(Stage.SUSPENDED, "False", "Resumed", "Goes on from the last committed checkpoint.")
@@ -77,6 +86,8 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     draft.update(
         artifact=result.artifact, evaluation=evaluation, trained_tokens=result.trained_tokens, progress="100%", eta=None
     )
+    if result.provider is not None:
+        draft.update(provider=result.provider)
     if result.loss is not None:
         draft.update(loss=f"{result.loss:.3f}")
     draft.condition(Stage.ARTIFACT_STORED, "True", "Stored", f"{result.artifact.uri} ({result.artifact.digest})")

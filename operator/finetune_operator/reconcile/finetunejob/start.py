@@ -7,14 +7,18 @@ from finetune_api.conditions import find
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, ResolvedBaseModel
+from finetune_operator.manifests.delegate import delegation
 from finetune_operator.manifests.training import CONFIG_KEY, config_map, kubernetes
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, Finding, first_finding, service_account_finding
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.finalizer import hold
 
 LOOK_AGAIN_SECONDS = 15.0
 """A ServiceAccount is not watched: after a refusal it is read again."""
 WAITING_FOR_JOB = "WaitingForJob"
+DRY_RUN = "finetune.dev/dry-run"
+"""Annotation of a delegated job, read when it starts: show the request and send nothing."""
 
 
 def accepted(draft: Draft) -> bool:
@@ -101,6 +105,8 @@ def _wait(draft: Draft, message: str) -> None:
 def frozen(draft: Draft) -> bool:
     """Write down what will be carried out. Returns whether the job stands here."""
     existing = draft.seen.config
+    if draft.status.start_time is None:
+        hold(draft)
     if existing is None:
         draft.create.append(config_map(new_config(draft), draft.seen.settings))
     if draft.status.start_time is not None:
@@ -118,6 +124,8 @@ def frozen(draft: Draft) -> bool:
 
 def new_config(draft: Draft) -> JobConfig:
     """The configuration as it would be frozen now."""
+    is_delegated = delegation(draft.job.spec) is not None
+    annotations = draft.seen.body["metadata"].get("annotations") or {}
     return JobConfig(
         namespace=draft.namespace,
         name=draft.name,
@@ -125,6 +133,8 @@ def new_config(draft: Draft) -> JobConfig:
         spec=draft.job.spec,
         base_model=draft.status.base_model or ResolvedBaseModel(),
         image=kubernetes(draft.job.spec).image or draft.seen.settings.trainer_image,
+        delegate_image=draft.seen.settings.operator_image if is_delegated else None,
+        dry_run=is_delegated and annotations.get(DRY_RUN) == "true",
     )
 
 

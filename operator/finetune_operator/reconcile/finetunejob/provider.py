@@ -1,0 +1,60 @@
+"""The provider's side of a delegated job at its end: what still runs there is cancelled before the job may go.
+
+A finalizer keeps the FineTuneJob until a Job has cancelled at the provider, for at most CANCEL_SECONDS; with the annotation
+finetune.dev/orphan: "true" nothing is cancelled. Jobs that run in this cluster have no finalizer.
+"""
+
+from finetune_api.reasons import Stage
+from finetune_operator.cache import Manifest
+from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_job, cancel_name
+from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob.cause import is_alive, is_over
+from finetune_operator.reconcile.finetunejob.draft import Draft
+from finetune_operator.reconcile.finetunejob.finalizer import finalizers, is_held
+from finetune_operator.reconcile.finetunejob.start import frozen_config
+
+ORPHAN = "finetune.dev/orphan"
+LOOK_AGAIN_SECONDS = 5.0
+CANCEL_FAILED = "ProviderCancelFailed"
+
+
+def release(draft: Draft) -> None:
+    """The job has ended or is being deleted: cancel at the provider what may run there, then let go."""
+    if not is_held(draft):
+        return
+    annotations = draft.seen.body["metadata"].get("annotations") or {}
+    may_run = any(record.stage == "Train" for record in attempts.records(draft)) and not draft.holds(Stage.COMPLETE)
+    if annotations.get(ORPHAN) == "true" or not may_run or _cancelled(draft):
+        draft.apply.append(finalizers(draft, []))
+
+
+def _cancelled(draft: Draft) -> bool:
+    """Whether the provider was told, or there was time enough to."""
+    job = draft.seen.jobs.get(cancel_name(draft.name, draft.uid))
+    if job is not None and is_over(job):
+        if _has_failed(job):
+            _warn(draft, "the Job that cancels it has failed")
+        return True
+    since = draft.seen.body["metadata"].get("deletionTimestamp") or draft.status.completion_time
+    left = CANCEL_SECONDS - draft.since(since) if since else CANCEL_SECONDS
+    if left <= 0:
+        _warn(draft, f"nothing came of it in {CANCEL_SECONDS} s")
+        return True
+    draft.later(min(left, LOOK_AGAIN_SECONDS))
+    attempts.delete_jobs(draft)
+    if job is None and not any(map(is_alive, draft.seen.pods)):  # a live delegate could still submit
+        draft.create.append(cancel_job(frozen_config(draft), draft.seen.settings))
+    return False
+
+
+def _warn(draft: Draft, why: str) -> None:
+    name = draft.status.provider.job if draft.status.provider else None
+    draft.warn(
+        CANCEL_FAILED,
+        f"The provider's job {name or 'of this FineTuneJob'} may still run: {why}. Look there, and cancel it.",
+    )
+
+
+def _has_failed(job: Manifest) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "Failed" and each["status"] == "True" for each in conditions)

@@ -1,0 +1,94 @@
+"""The end of the prepare stage for a job a provider trains: no tokenizer, no plan; rows, and how the result is judged.
+
+What the spec leaves out the provider decides; its limits are checked by the delegate, which knows them, before it uploads.
+"""
+
+import json
+from pathlib import Path
+
+from finetune_api.artifacts import DATA, RESOLVED, Manifest, PreparedSplit, ResolvedDelegation
+from finetune_api.pods import JobConfig
+from finetune_api.pods import Prepared as Outcome
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus, SplitStatistics
+from finetune_api.v1alpha1.training import EvaluationSpec, Metric
+from finetune_stage.outcome import Places
+from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
+from finetune_trainer.data.splits import Prepared
+from finetune_trainer.plan import LONGEST_ANSWER, Choices, split_seed
+
+FORMATS = ("Messages", "PromptCompletion", "Preference")
+
+
+def is_delegated(config: JobConfig) -> bool:
+    """Whether a provider trains it."""
+    backend = config.spec.backend
+    return backend is not None and (backend.vertex is not None or backend.openai is not None)
+
+
+def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, places: Places) -> Outcome:
+    """Write data/ and, last, resolved.json."""
+    if data.format not in FORMATS:
+        raise Failure(Reason.DATA_INVALID, f"rows of format {data.format} cannot be sent to a provider; {FORMATS} can")
+    splits = [
+        PreparedSplit(
+            file=f"{DATA}/{path.name}",
+            sha256=sha256_of(path),
+            statistics=SplitStatistics(name=split, rows=data.rows[split]),
+        )
+        for split, path in data.files.items()
+    ]
+    evaluation = _evaluation(config, data, choices)
+    digest = commit_folder(store, places.work_dir / DATA, DATA, Manifest(kind="Data", files=[]))
+    resolved = document(
+        ResolvedDelegation(
+            namespace=config.namespace,
+            name=config.name,
+            uid=config.uid,
+            method="dpo" if data.format == "Preference" else "sft",
+            format=data.format,
+            base_model=config.base_model,
+            splits=splits,
+            data_digest=digest,
+            evaluation=evaluation,
+            seed=split_seed(config.spec),
+            choices=choices.made,
+            output_folder=store.uri(),
+        )
+    )
+    store.put(RESOLVED, resolved)
+    found = DatasetStatus(
+        format=data.row_format,
+        splits=[split.statistics for split in splits],
+        duplicates=data.duplicates,
+        invalid=data.invalid,
+        resolved_digest=digest_of(resolved),
+    )
+    return Outcome(dataset=found, plan=PlanStatus(choices=choices.made))
+
+
+def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> EvaluationSpec:
+    stated = config.spec.evaluation or EvaluationSpec()
+    held_out = data.files.get("test") or data.files.get("validation")
+    if held_out is None:
+        return stated
+    usual: list[Metric] = ["ExactMatch", "Accuracy"] if stated.labels else ["ExactMatch"]
+    metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those a provider's answers can be judged by")
+    # A token is at least a character: enough for each answer, whatever the provider's tokenizer.
+    longest = min(LONGEST_ANSWER, max(1, _longest_answer(held_out)))
+    tokens = choices.take(
+        "evaluation.maxNewTokens", stated.max_new_tokens, longest, "characters of the longest held-out answer"
+    )
+    return stated.model_copy(update={"metrics": metrics, "max_new_tokens": tokens})
+
+
+def _longest_answer(path: Path) -> int:
+    with path.open("rb") as file:
+        return max((len(_answer(json.loads(line))) for line in file), default=0)
+
+
+def _answer(fields: dict[str, object]) -> str:
+    for name in ("completion", "chosen"):
+        if name in fields:
+            return str(fields[name])
+    return str(fields["messages"][-1].get("content"))  # type: ignore[index]
