@@ -180,6 +180,7 @@ class World:
         changed = False
         actions = [
             *(lambda m=m: self._create(m) for m in plan.create),
+            *(lambda m=m: self._apply(m) for m in plan.apply),
             *(lambda r=r: self._delete(r) for r in plan.delete),
             *(lambda e=e: self.events.append(f"{e.type} {e.reason}") for e in plan.events),  # type: ignore[func-returns-value]
             *(lambda w=w: self._status(w.ref, w.status) for w in plan.statuses),
@@ -209,6 +210,27 @@ class World:
         self.log.append(f"create {manifest['kind']} {name}")
         self.put(manifest)
         return True
+
+    def _apply(self, manifest: Manifest) -> bool:
+        """Server-side apply of a FineTuneJob's finalizers; without any, one that is being deleted goes."""
+        meta = manifest["metadata"]
+        body = self.get(manifest["kind"], meta["name"])
+        assert body["metadata"]["uid"] == meta["uid"]
+        self.log.append(f"apply {manifest['kind']} {meta['name']} {meta['finalizers']}")
+        self.put({**body, "metadata": {**body["metadata"], "finalizers": meta["finalizers"]}})
+        if not meta["finalizers"] and "deletionTimestamp" in body["metadata"]:
+            self.remove(manifest["kind"], meta["name"])
+        return True
+
+    def delete_job(self, name: str = "bot") -> None:
+        """The user deletes a FineTuneJob: it stays until its finalizers are gone."""
+        body = self.get("FineTuneJob", name)
+        if not body["metadata"].get("finalizers"):
+            self.remove("FineTuneJob", name)
+            return
+        self.put(
+            {**body, "metadata": {**body["metadata"], "deletionTimestamp": self.now.strftime("%Y-%m-%dT%H:%M:%SZ")}}
+        )
 
     def _delete(self, ref: Ref) -> bool:
         if self.cache.get(ref.kind, ref.namespace, ref.name) is None:

@@ -4,6 +4,7 @@ The client's own retries are off: a repeated creation would be a second paid job
 """
 
 import contextlib
+import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,8 @@ from google.auth import exceptions as auth_errors
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.genai import Client, errors, types
+from google.oauth2 import credentials as user
+from google.oauth2 import service_account
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import ProviderModel, VertexBackend
@@ -36,6 +39,10 @@ CREDENTIALS = "credentials.json"
 SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT_SECONDS = 60.0
 STORAGE_URL = "https://storage.googleapis.com"
+KINDS: dict[str, Callable[..., Any]] = {
+    "service_account": service_account.Credentials.from_service_account_info,
+    "authorized_user": user.Credentials.from_authorized_user_info,
+}
 CONNECTION = (httpx2.TransportError, requests.RequestException, auth_errors.TransportError, ConnectionError)
 
 
@@ -63,7 +70,7 @@ class VertexService:
         assert folder is not None
         read_secret(folder, (CREDENTIALS,), self._task.places.secret_wait)
         try:
-            return google.auth.load_credentials_from_file(str(folder / CREDENTIALS), scopes=SCOPES)[0]
+            return _credentials_of(folder / CREDENTIALS)
         except (auth_errors.GoogleAuthError, ValueError) as error:
             raise Failure(Reason.ACCESS_DENIED, f"Secret {ref.name!r}, key {CREDENTIALS}: {error}") from None
 
@@ -233,6 +240,15 @@ class VertexService:
         who = f"the credentials of Secret {ref.name!r}" if ref else "the pod's own identity"
         end = Failure(Reason.ACCESS_DENIED, f"{what}: Google refused {who}: {said[:400]}")
         return Passing(f"credentials refused: {said[:200]}", end=end, at_most=RENEWAL_SECONDS)
+
+
+def _credentials_of(file: Path) -> Any:
+    """Of the kinds that hold a key themselves; one that names programs or addresses to ask is not loaded from a Secret."""
+    info = json.loads(file.read_bytes())
+    kind = info.get("type") if isinstance(info, dict) else None
+    if kind not in KINDS:
+        raise ValueError(f"it has the type {kind!r}; it must be one of {', '.join(KINDS)}")
+    return KINDS[kind](info, scopes=SCOPES)
 
 
 class _NoCredentials(AnonymousCredentials):  # type: ignore[misc]
