@@ -20,7 +20,7 @@ from finetune_api.artifacts import (
 )
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel, SplitStatistics
-from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig
+from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
 from tiny_models import tiny_tokenizer, write_tiny_llama
@@ -39,6 +39,15 @@ TINY = FromConfig(
     initializer_range=0.1,
 )
 Rows = list[dict[str, Any]]
+FORMATS = {
+    "Messages": {"messages"},
+    "Preference": {"prompt", "chosen", "rejected"},
+    "Unpaired": {"prompt", "completion", "label"},
+    "PromptCompletion": {"prompt", "completion"},
+    "Classification": {"text", "labels"},
+    "Text": {"text"},
+}
+"""Members that tell a prepared format."""
 
 
 def colour_rows(count: int, first: int = 0) -> Rows:
@@ -63,6 +72,18 @@ def colour_chats(count: int, first: int = 0) -> Rows:
 def texts(count: int, first: int = 0) -> Rows:
     """Raw text."""
     return [{"text": row["prompt"] + row["completion"]} for row in colour_rows(count, first)]
+
+
+def preferences(count: int, first: int = 0) -> Rows:
+    """The colour named in the prompt is better than another one."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": f" {COLOURS[(first + place + 1) % len(COLOURS)]}",
+        }
+        for place, row in enumerate(colour_rows(count, first))
+    ]
 
 
 def training(**changes: Any) -> ResolvedTraining:
@@ -97,6 +118,7 @@ def prepare_job(
     *,
     name: str = "tiny",
     method: str = "sft",
+    method_settings: MethodSpec | None = None,
     adapter: ResolvedAdapterSpec | None = None,
     settings: ResolvedTraining | None = None,
     evaluation: EvaluationSpec | None = None,
@@ -105,7 +127,7 @@ def prepare_job(
 ) -> JobConfig:
     """Store a job's data and resolved.json, and a tiny base model where it needs one; its job.json."""
     fields = rows["train"][0]
-    format_ = "Messages" if "messages" in fields else "Text" if "text" in fields else "PromptCompletion"
+    format_ = next(name for name, members in FORMATS.items() if members <= set(fields))
     folder = job_folder(bucket, "team-a", name, UID)
     base_model = ResolvedBaseModel() if from_config else _stored_base(bucket, secrets_dir, base)
     with tempfile.TemporaryDirectory() as scratch:
@@ -121,6 +143,7 @@ def prepare_job(
         name=name,
         uid=UID,
         method=method,  # type: ignore[arg-type]
+        method_settings=method_settings or MethodSpec(),
         format=format_,  # type: ignore[arg-type]
         base_model=base_model,
         from_config=from_config,

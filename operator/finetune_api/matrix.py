@@ -3,19 +3,36 @@
 A method or adapter missing from SUPPORTED_… is known by name only; a pair in REFUSED is possible in neither.
 """
 
+from collections.abc import Iterable
 from typing import Literal, get_args
 
-from finetune_api.v1alpha1.training import AdapterType
+from finetune_api.v1alpha1.training import AdapterType, Metric
 
 MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 
-SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt")
+SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo")
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ("Full", "LoRA", "QLoRA")
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
 """Pairs that cannot work, each with the reason as the end of a sentence."""
+
+METRICS: dict[MethodName, tuple[Metric, ...]] = {
+    "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy"),
+    "cpt": ("Loss", "Perplexity"),
+    "dpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
+}
+"""What each method can be measured by."""
+
+
+def foreign_metrics(method: MethodName, asked: Iterable[Metric]) -> str | None:
+    """Which of the metrics a method cannot be measured by, as a sentence; None where it can by all."""
+    possible = METRICS[method]
+    wrong = sorted(set(asked) - set(possible))
+    if not wrong:
+        return None
+    return f"method {method} cannot be measured by {' and '.join(wrong)}; its metrics are {', '.join(possible)}."
 
 
 def refusal(method: str, adapter: str) -> str | None:

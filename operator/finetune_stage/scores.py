@@ -29,6 +29,8 @@ class RowScore(ApiModel):
     """Whether the generated answer is the reference."""
     label_correct: bool | None = None
     """Whether the right label is the most probable one."""
+    margin: float | None = None
+    """A preference: the score of the chosen answer less that of the rejected one."""
 
 
 class EvaluationFile(ApiModel):
@@ -61,6 +63,8 @@ def _figure(metric: Metric, scores: list[RowScore]) -> float:
         return _loss(scores)
     if metric == "Perplexity":
         return math.exp(min(_loss(scores), HIGHEST_LOSS))
+    if metric == "RewardMargin":
+        return sum(score.margin or 0.0 for score in scores) / len(scores)
     return share(correct(scores, metric))
 
 
@@ -70,6 +74,8 @@ def _loss(scores: list[RowScore]) -> float:
 
 def correct(scores: list[RowScore], metric: Metric) -> list[bool]:
     """Row by row, for a metric that is a share of right rows."""
+    if metric == "PreferenceAccuracy":
+        return [score.margin is not None and score.margin > 0 for score in scores]
     found = [score.exact if metric == "ExactMatch" else score.label_correct for score in scores]
     return [bool(value) for value in found]
 

@@ -37,7 +37,9 @@ BACKENDS: dict[str, dict[str, Any]] = {
             pytest.param({"method": {method: {}}}, id=f"method {method}")
             for method in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification")
         ),
-        pytest.param({"method": {"dpo": {"beta": 0.1}}}, id="a reserved method with settings"),
+        pytest.param(
+            {"method": {"dpo": {"beta": 0.1, "lossTypes": ["Sigmoid", "Sft"], "lossWeights": [1, 0.5]}}}, id="dpo, set"
+        ),
         *(
             pytest.param({"adapter": {"type": adapter}}, id=f"adapter {adapter}")
             for adapter in (

@@ -68,6 +68,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing left to train on": (dataset(split={"validation": 0.5, "test": 0.5}), "must leave rows to train on"),
     "a format to come": (dataset(format="Preference"), "spec.dataset.format: Unsupported value"),
     "two methods": ({"method": {"sft": {}, "cpt": {}}}, "set exactly one of: sft, cpt, dpo, kto, orpo, reward"),
+    "dpo: a weight for no loss": (
+        {"method": {"dpo": {"lossTypes": ["Sigmoid"], "lossWeights": [1, 2]}}},
+        "one weight for each of them",
+    ),
+    "dpo: smoothing no loss knows": (
+        {"method": {"dpo": {"labelSmoothing": 0.1}}},
+        "labelSmoothing is for lossTypes Robust and ExoPair",
+    ),
     "no method": ({"method": {}}, "set exactly one of: sft, cpt, dpo"),
     "Full with rank": ({"adapter": {"type": "Full", "rank": 8}}, "leave out rank, alpha, dropout and targetModules"),
     "rank out of range": ({"adapter": {"type": "LoRA", "rank": 1024}}, "spec.adapter.rank"),

@@ -353,7 +353,7 @@ def test_a_quota_that_leaves_no_pod_is_said(stage: Stage) -> None:
 
 
 def test_one_refused_job_stops_no_other(stage: Stage) -> None:
-    stage.apply("bad", method={"dpo": {}})
+    stage.apply("bad", method={"cpt": {}}, evaluation={"metrics": ["ExactMatch"]})
     stage.apply("good")
     stage.when("refused", lambda job: condition(job, "Accepted") is not None, "bad")
     stage.pod("Prepare", name="good")

@@ -15,6 +15,7 @@ from prepared_jobs import (
     colour_rows,
     job_store,
     lines_until,
+    preferences,
     prepare_job,
     start_train,
     texts,
@@ -37,6 +38,7 @@ CPT = {
     "settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True, learning_rate=3e-3),
 }
 PACKED = LORA | {"settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True)}
+DPO = LORA | {"rows": {"train": preferences(46), "test": preferences(6, 100)}, "method": "dpo"}
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -75,6 +77,7 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
         pytest.param(CPT, *TERM, id="cpt-full-packed-SIGTERM"),
         pytest.param(CPT, *KILL, id="cpt-full-packed-SIGKILL"),
         pytest.param(PACKED, *KILL, id="sft-lora-packed-SIGKILL"),
+        pytest.param(DPO, *KILL, id="dpo-lora-SIGKILL"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(

@@ -1,6 +1,7 @@
 """Base against tuned model on the same held-out rows, and the gate's verdict: evaluation.json."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
@@ -8,7 +9,7 @@ from finetune_api.v1alpha1.finetunejob import EvaluationStatus
 from finetune_stage.gate import decide
 from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
 from finetune_trainer.encode import Encoder
-from finetune_trainer.evaluate import Exam, score
+from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 
@@ -35,7 +36,13 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int]) -> Exam 
     )
 
 
-def base_scores(model: Any, exam: Exam | None, inputs: Inputs, numerics: Numerics) -> list[RowScore] | None:
+Score = Callable[[Any, Exam, Numerics], list[RowScore]]
+"""A method's own: a model's outcome on every row."""
+
+
+def base_scores(
+    model: Any, exam: Exam | None, inputs: Inputs, numerics: Numerics, score: Score
+) -> list[RowScore] | None:
     """The base's scores, taken before anything is learned, once for all attempts."""
     if exam is None or not inputs.resolved.evaluation.compare_with_base:
         return None
@@ -49,7 +56,7 @@ def base_scores(model: Any, exam: Exam | None, inputs: Inputs, numerics: Numeric
 
 
 def compare(
-    model: Any, exam: Exam | None, base: list[RowScore] | None, inputs: Inputs, numerics: Numerics
+    model: Any, exam: Exam | None, base: list[RowScore] | None, inputs: Inputs, numerics: Numerics, score: Score
 ) -> EvaluationFile | None:
     """Score the tuned model and decide; None where there is nothing to evaluate and nothing to decide."""
     rules = inputs.resolved.evaluation.gate or []
@@ -77,7 +84,7 @@ def compare(
 
 def _majority(inputs: Inputs, exam: Exam) -> list[bool] | None:
     """Row by row, whether the most frequent training answer would be right."""
-    if inputs.resolved.method == "cpt":
+    if inputs.resolved.format not in ("Messages", "PromptCompletion"):
         return None
     train, held_out = (
         [exam.encoder.reference(row.fields).strip() for row in rows] for rows in (inputs.splits["train"], exam.rows)

@@ -21,6 +21,20 @@ class Example(NamedTuple):
     labels: list[int]
 
 
+class Pair(NamedTuple):
+    """A prompt and two answers to it, tokenised; both sides begin with the prompt's tokens."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+    def sides(self) -> tuple[Example, Example]:
+        """The chosen and the rejected side, in which only the answer counts."""
+        blank = [IGNORED] * len(self.prompt)
+        chosen, rejected = (Example(self.prompt + side, blank + side) for side in (self.chosen, self.rejected))
+        return chosen, rejected
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Tokenises rows of one format."""
@@ -33,7 +47,11 @@ class Encoder:
     """Messages: the chat template that marks assistant turns."""
 
     def training(self, fields: Fields) -> Example:
-        """A row to learn from."""
+        """A row to learn from; of a preference the longer side, of a text to classify all tokens."""
+        if self.format == "Preference":
+            return max(self.pair(fields).sides(), key=lambda side: len(side.input_ids))
+        if self.format == "Unpaired":
+            return self.answer(fields)
         if self.format == "Messages":
             return self._conversation(fields)
         if self.format == "PromptCompletion" and self.answers_only:
@@ -42,24 +60,31 @@ class Encoder:
         return Example(ids, list(ids))
 
     def answer(self, fields: Fields) -> Example:
-        """A row in which only the answer counts (cpt: the text)."""
-        if self.format == "Text":
+        """A row in which only the answer counts (cpt: the text; a preference: the chosen answer)."""
+        if self.format in ("Text", "Classification"):
             return self.training(fields)
+        if self.format == "Preference":
+            return self.pair(fields).sides()[0]
         prompt = self.prompt(fields)
         if self.format == "Messages":
-            ids = self._rendered(fields, fields["messages"])
-            ids = ids[: _last(ids, self._added()) + 1]  # what a template puts after the end token is no answer
+            ids = self._answered(fields, fields["messages"])
         else:
-            ids = self._document(fields["prompt"] + fields["completion"])
+            ids = self._joined(fields, fields["completion"])
         # Tokens may merge where prompt and answer meet; the answer begins where the two differ.
         start = _shared(prompt, ids)
         return Example(ids, [IGNORED] * start + ids[start:])
 
+    def pair(self, fields: Fields) -> Pair:
+        """A preference, both sides cut where one of them first differs from the prompt."""
+        prompt = self.prompt(fields)
+        chosen, rejected = (self._joined(fields, fields[side]) for side in ("chosen", "rejected"))
+        start = min(_shared(prompt, chosen), _shared(prompt, rejected))
+        return Pair(prompt[:start], chosen[start:], rejected[start:])
+
     def prompt(self, fields: Fields) -> list[int]:
         """What a model is asked."""
-        if self.format == "Messages":
-            return self._rendered(fields, fields["messages"][:-1], add_generation_prompt=True)
-        return self._ids(fields["prompt"])
+        asked = fields["messages"][:-1] if self.format == "Messages" else fields["prompt"]
+        return self._ids(asked) if isinstance(asked, str) else self._rendered(fields, asked, add_generation_prompt=True)
 
     def reference(self, fields: Fields) -> str:
         """The right answer."""
@@ -87,8 +112,20 @@ class Encoder:
         pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
         return Example(list(rendered["input_ids"]), [token if learned else IGNORED for token, learned in pairs])
 
+    def _joined(self, fields: Fields, answer: str | list[Fields]) -> list[int]:
+        """The row's prompt and an answer to it: both texts, or both messages."""
+        if isinstance(answer, str):
+            return self._document(fields["prompt"] + answer)
+        return self._answered(fields, fields["prompt"] + answer)
+
+    def _answered(self, fields: Fields, messages: list[Fields]) -> list[int]:
+        """A conversation up to the end token of its answer; what a template puts after it is no answer."""
+        ids = self._rendered(fields, messages)
+        return ids[: _last(ids, self._added()) + 1]
+
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
+        _check_template(self.tokenizer)
         rendered = self.tokenizer.apply_chat_template(
             messages, tools=fields.get("tools"), add_generation_prompt=add_generation_prompt, return_dict=True
         )
@@ -116,13 +153,17 @@ def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool) -> Enco
     return Encoder(tokenizer, format_, answers_only, template)
 
 
-def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
+def _check_template(tokenizer: Any) -> None:
     if not tokenizer.chat_template:
         raise Failure(
             Reason.CONFIG_INVALID,
             "the base model's tokenizer has no chat template, which rows of messages need; "
-            "use prompt/completion rows, or a base with a chat template",
+            "use rows of plain texts, or a base with a chat template",
         )
+
+
+def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
+    _check_template(tokenizer)
     if not answers_only:
         return None
     from trl.chat_template_utils import (

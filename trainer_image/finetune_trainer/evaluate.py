@@ -42,18 +42,18 @@ class Exam:
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     """Every row's outcome."""
-    with _at_rest(model), numerics.autocast():
-        likelihoods = _row_likelihoods(model, exam)
+    with at_rest(model), numerics.autocast():
+        losses = _row_likelihoods(model, exam)
         exact = _exact_matches(model, exam) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
         right = _right_labels(model, exam) if "Accuracy" in exam.metrics else [None] * len(exam.rows)
     return [
         RowScore(id=row.id, nll=nll, tokens=tokens, exact=matched, label_correct=correct)
-        for row, (nll, tokens), matched, correct in zip(exam.rows, likelihoods, exact, right, strict=True)
+        for row, (nll, tokens), matched, correct in zip(exam.rows, losses, exact, right, strict=True)
     ]
 
 
 @contextmanager
-def _at_rest(model: Any) -> Iterator[None]:
+def at_rest(model: Any) -> Iterator[None]:
     """Without dropout, without gradients, and as before afterwards."""
     training = model.training
     model.eval()
@@ -67,15 +67,20 @@ def _at_rest(model: Any) -> Iterator[None]:
 def _row_likelihoods(model: Any, exam: Exam) -> list[tuple[float, int]]:
     """Summed negative log-likelihood and token count of every row; a text longer than a sequence is cut into several."""
     pieces = [_pieces(exam.encoder.answer(row.fields), exam) for row in exam.rows]
-    scored = iter(_likelihoods(model, [piece for of_row in pieces for piece in of_row]))
+    scored = iter(likelihoods(model, [piece for of_row in pieces for piece in of_row]))
     rows = []
     for row, of_row in zip(exam.rows, pieces, strict=True):
         found = [next(scored) for _ in of_row]
         nll, tokens = sum(nll for nll, _ in found), sum(tokens for _, tokens in found)
-        if not math.isfinite(nll):
-            raise Failure(Reason.NON_FINITE_LOSS, f"the model's loss on the held-out row {row.id} is {nll}")
-        rows.append((nll, tokens))
+        rows.append((finite(nll, row.id), tokens))
     return rows
+
+
+def finite(loss: float, row: str) -> float:
+    """The loss on a held-out row. Raises Failure where it is no number."""
+    if not math.isfinite(loss):
+        raise Failure(Reason.NON_FINITE_LOSS, f"the model's loss on the held-out row {row} is {loss}")
+    return loss
 
 
 def _pieces(example: Example, exam: Exam) -> list[Example]:
@@ -87,7 +92,7 @@ def _pieces(example: Example, exam: Exam) -> list[Example]:
     return [_cut(example, size)]
 
 
-def _likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
+def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     """Of each example the negative log-likelihood of its labels, and their number."""
     found: dict[int, tuple[float, int]] = {}
     device = model.device.type
@@ -139,7 +144,7 @@ def _right_labels(model: Any, exam: Exam) -> list[bool]:
         candidates += [
             _cut(Example(a.input_ids, [IGNORED] * start + a.input_ids[start:]), exam.max_length) for a in answers
         ]
-    nlls = iter([nll for nll, _ in _likelihoods(model, candidates)])
+    nlls = iter([nll for nll, _ in likelihoods(model, candidates)])
     right = []
     for row in exam.rows:
         of_row = [next(nlls) for _ in exam.labels]

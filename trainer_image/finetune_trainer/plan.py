@@ -2,15 +2,15 @@
 
     method               sft
     adapter              LoRA, rank 16, alpha twice the rank, dropout 0.05, all linear layers; cpt: Full
-    epochs               3; cpt: 1
-    learningRate         2e-4 for adapters; Full: 2e-5; random weights: 1e-3
+    epochs               by method: :mod:`finetune_trainer.usual`
+    learningRate         by method; random weights: 1e-3
     batchSize            16, or all sequences where there are fewer
     maxLength            99 % of the training rows fit, rounded up to 64; cpt: 2048; never more than the base's positions
     microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run
-    metrics              Loss, Perplexity; sft: ExactMatch; with labels: Accuracy
+    metrics              all of the method's; sft: Accuracy with labels only
     maxNewTokens         those of the longest answer held out
 
 Batches count sequences; the steps are those the train stage takes (:mod:`finetune_trainer.data.packing`).
@@ -22,7 +22,7 @@ from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import METHODS, MethodName, refusal
+from finetune_api.matrix import METHODS, METRICS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Split
 from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSp
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
+from finetune_trainer.usual import USUAL, settings
 
 T = TypeVar("T")
 
@@ -111,7 +112,8 @@ def decide(seen: Situation, choices: Choices) -> Plan:
     if sentence := refusal(seen.method, adapter.type):  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
     evaluation = _evaluation(seen, choices)
-    return Plan(adapter, _training(seen, adapter, choices), evaluation, seen.spec.method or MethodSpec())
+    method = settings(seen.method, seen.spec.method or MethodSpec(), choices)
+    return Plan(adapter, _training(seen, adapter, choices), evaluation, method)
 
 
 def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
@@ -163,8 +165,7 @@ def _extent(seen: Situation, choices: Choices) -> _Extent:
     )
     if stated.max_steps is not None:
         return _Extent(packing, max_length, batch, None, stated.max_steps)
-    usual, why = (1.0, "text: once") if is_text else (3.0, "answers: three times")
-    epochs = choices.take("training.epochs", stated.epochs, usual, why)
+    epochs = choices.take("training.epochs", stated.epochs, USUAL[seen.method].epochs, f"usual for {seen.method}")
     return _Extent(packing, max_length, batch, epochs, max(1, ceil(epochs * ceil(sequences / batch))))
 
 
@@ -172,8 +173,8 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
     stated = seen.spec.training or TrainingSpec()
     full = adapter.type == "Full"
     extent = _extent(seen, choices)
-    rate, why = _learning_rate(full, seen.base.random)
-    micro_batch = _micro_batch(extent.batch_size, extent.max_length)
+    rate, why = _learning_rate(seen.method, full, seen.base.random)
+    micro_batch = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
     tenth = ceil(extent.steps / CHECKPOINTS)
 
     def take(name: str, value: T | None, chosen: T, reason: str) -> T:
@@ -209,12 +210,14 @@ def _packing(seen: Situation, choices: Choices) -> bool:
     if seen.method == "cpt":
         stated = method.cpt.packing if method and method.cpt else None
         return choices.take("method.cpt.packing", stated, True, "full sequences, no padding")
+    if seen.method != "sft":
+        return False
     stated = method.sft.packing if method and method.sft else None
     return choices.take("method.sft.packing", stated, False, "pays only with a flash-attention kernel")
 
 
 def _answers_only(seen: Situation, choices: Choices) -> bool:
-    if seen.method == "cpt":
+    if seen.method != "sft":
         return False
     method = seen.spec.method
     stated = method.sft.assistant_only_loss if method and method.sft else None
@@ -241,14 +244,16 @@ def _max_length(seen: Situation, stated: TrainingSpec, choices: Choices) -> int:
     )
 
 
-def _learning_rate(full: bool, random: bool) -> tuple[float, str]:
+def _learning_rate(method: MethodName, full: bool, random: bool) -> tuple[float, str]:
     if random:
         return 1e-3, "random weights"
-    return (2e-5, "all weights of a trained model") if full else (2e-4, "usual for adapters")
+    usual = USUAL[method]
+    what = "all weights of a trained model" if full else "adapters"
+    return usual.full_rate if full else usual.adapter_rate, f"usual for {method} with {what}"
 
 
-def _micro_batch(batch: int, max_length: int) -> int:
-    most = max(1, TOKENS_PER_PASS // max_length)
+def _micro_batch(batch: int, row_tokens: int) -> int:
+    most = max(1, TOKENS_PER_PASS // row_tokens)
     return next(size for size in range(min(batch, most), 0, -1) if batch % size == 0)
 
 
@@ -264,14 +269,11 @@ def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
             )
         return stated
     asked = {*(stated.metrics or ()), *(rule.metric for rule in stated.gate or ())}
-    if not has_answers and (wrong := sorted(asked & {"ExactMatch", "Accuracy"})):
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"evaluation: {' and '.join(wrong)} need answers, and method cpt learns from raw text; use Loss or Perplexity",
-        )
-    usual: list[Metric] = ["Loss", "Perplexity"]
-    if has_answers:
-        usual += ["ExactMatch", "Accuracy"] if stated.labels else ["ExactMatch"]
+    if sentence := foreign_metrics(seen.method, asked):
+        raise Failure(Reason.CONFIG_INVALID, f"evaluation: {sentence}")
+    usual: list[Metric] = [
+        name for name in METRICS[seen.method] if name != "Accuracy" or stated.labels or not has_answers
+    ]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
     new_tokens = stated.max_new_tokens
     if has_answers and "ExactMatch" in {*metrics, *asked}:

@@ -58,7 +58,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     dataset = method.dataset(encoder, rows, resolved)
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id)
     exam = compare.make_exam(inputs, encoder, stops)
-    base_scores = compare.base_scores(base.model, exam, inputs, numerics)
+    base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
 
     tuned = model.add_adapter(base.model, resolved.adapter, training.seed)
     with Reporter(destination(os.environ)) as reporter:
@@ -68,7 +68,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved))
         course = train.train(trainer, companions, training.max_length)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
-        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics)
+        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
     return trained

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, Digest, NotYet, ShortText, Uri, at_most_one, cel, exactly_one
+from finetune_api.v1alpha1.methods import DpoMethod
 from finetune_api.v1alpha1.references import JobRef, SecretRef
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
-Metric = Literal["Loss", "Perplexity", "ExactMatch", "Accuracy"]
+Metric = Literal["Loss", "Perplexity", "ExactMatch", "Accuracy", "PreferenceAccuracy", "RewardMargin"]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -111,8 +112,8 @@ class MethodSpec(ApiModel):
     """Supervised fine-tuning."""
     cpt: CptMethod | None = None
     """Continued pretraining on raw text."""
-    dpo: NotYet | None = None
-    """Direct preference optimisation; not supported yet."""
+    dpo: DpoMethod | None = None
+    """Direct preference optimisation."""
     kto: NotYet | None = None
     """Kahneman-Tversky optimisation; not supported yet."""
     orpo: NotYet | None = None
@@ -208,7 +209,10 @@ class GateRule(ApiModel):
                 "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.beats)].exists(x, x)",
                 "say what the metric must reach: min, max, maxRatioToBase or beats",
             ),
-            ("!has(self.beats) || self.metric in ['ExactMatch', 'Accuracy']", "beats is for ExactMatch and Accuracy"),
+            (
+                "!has(self.beats) || self.metric in ['ExactMatch', 'Accuracy', 'PreferenceAccuracy']",
+                "beats is for ExactMatch, Accuracy and PreferenceAccuracy",
+            ),
         )
     )
 
@@ -245,7 +249,8 @@ class EvaluationSpec(ApiModel):
     )
 
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
-    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy."""
+    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy, for dpo also
+    PreferenceAccuracy (share of pairs whose chosen answer is the more probable one) and RewardMargin (its mean lead in nats)."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
     """The allowed answers; Accuracy is the share of rows whose most probable label is the right one."""
     compare_with_base: bool = True

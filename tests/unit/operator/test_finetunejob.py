@@ -96,13 +96,15 @@ def test_no_train_pod_before_the_data_is_valid() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        pytest.param({"method": {"dpo": {}}}, "method dpo is not supported yet; supported are sft, cpt.", id="method"),
+        pytest.param({"method": {"ppo": {}}}, "method ppo is not supported yet; supported are sft, cpt", id="method"),
         pytest.param({"adapter": {"type": "DoRA"}}, "supported are Full, LoRA, QLoRA", id="adapter"),
         pytest.param(
             {"backend": {"openai": {"secretRef": {"name": "key"}}}}, "set baseModel.uri to openai://", id="backend"
         ),
         pytest.param(
-            {"method": {"cpt": {}}, "evaluation": {"metrics": ["ExactMatch"]}}, "Loss and Perplexity", id="metrics"
+            {"method": {"cpt": {}}, "evaluation": {"metrics": ["ExactMatch"]}},
+            "its metrics are Loss, Perplexity",
+            id="metrics",
         ),
         pytest.param(
             {"evaluation": {"gate": [{"metric": "Loss", "max": 1}]}}, "set dataset.test", id="gate without rows"

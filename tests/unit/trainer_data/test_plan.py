@@ -102,6 +102,8 @@ class TestDefaults:
             pytest.param({"adapter": {"type": "Full"}}, False, 2e-5, id="all weights"),
             pytest.param(CPT, False, 2e-5, id="cpt is Full"),
             pytest.param(CPT, True, 1e-3, id="random weights"),
+            pytest.param({"method": {"dpo": {}}}, False, 1e-5, id="dpo with an adapter"),
+            pytest.param({"method": {"dpo": {}}, "adapter": {"type": "Full"}}, False, 1e-6, id="dpo with all weights"),
         ],
     )
     def test_learning_rates(self, members: dict[str, Any], random: bool, rate: float) -> None:
@@ -113,6 +115,36 @@ class TestDefaults:
         assert (found.training.max_length, found.training.packing) == (128, True)
         assert found.training.steps == 3  # 100 texts of 50 tokens: 40 sequences of 128, in batches of 16
         assert not found.training.assistant_only_loss
+
+    def test_dpo(self) -> None:
+        found, choices = plan(a_spec(method={"dpo": {}}), train=lengths(*[1000] * 100))
+        assert found.method.dpo is not None
+        assert (found.method.dpo.beta, found.method.dpo.loss_types, found.method.dpo.label_smoothing) == (
+            0.1,
+            ["Sigmoid"],
+            None,
+        )
+        assert (found.training.epochs, found.training.packing, found.training.assistant_only_loss) == (1, False, False)
+        assert found.training.micro_batch_size == 4, "a row is two sequences of 1024 tokens"
+        assert choices["method.dpo.beta"] == "0.1"
+        assert "method.sft.packing" not in choices
+
+    @pytest.mark.parametrize(("loss", "smoothing"), [("Robust", 0.1), ("ExoPair", 1e-3), ("Hinge", None)])
+    def test_dpo_smooths_where_the_loss_needs_it(self, loss: str, smoothing: float | None) -> None:
+        found, _ = plan(a_spec(method={"dpo": {"lossTypes": [loss]}}))
+        assert found.method.dpo is not None
+        assert found.method.dpo.label_smoothing == smoothing
+
+    def test_metrics_are_the_methods(self) -> None:
+        spec = a_spec(method={"dpo": {}}, evaluation={})
+        assert plan(spec, test=lengths(50))[0].evaluation.metrics == [
+            "Loss",
+            "Perplexity",
+            "PreferenceAccuracy",
+            "RewardMargin",
+        ]
+        with pytest.raises(Failure, match="method dpo cannot be measured by ExactMatch; its metrics are Loss"):
+            plan(a_spec(method={"dpo": {}}, evaluation={"metrics": ["ExactMatch"]}), test=lengths(50))
 
     def test_the_longest_hundredth_is_cut(self) -> None:
         found, _ = plan(a_spec(), train=lengths(*[100] * 99, 2000))
@@ -154,7 +186,7 @@ class TestEvaluation:
 
     def test_text_has_no_answers(self) -> None:
         gate = {"gate": [{"metric": "ExactMatch", "min": 0.5}]}
-        with pytest.raises(Failure, match="ExactMatch need answers"):
+        with pytest.raises(Failure, match="method cpt cannot be measured by ExactMatch"):
             plan(a_spec(**CPT, evaluation=gate), test=lengths(9))
 
     def test_a_gate_needs_held_out_rows(self) -> None:

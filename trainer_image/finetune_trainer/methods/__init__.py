@@ -1,19 +1,21 @@
 """What is learned: one module per method, in one literal table; each is imported when a job asks for it.
 
-A method module has two functions, in the order in which the recipe calls them:
+A method module has three functions, in the order in which the recipe calls them:
 
     dataset(encoder, rows, resolved) -> datasets.Dataset     every row as the trainer reads it
     trainer(lesson) -> transformers.Trainer                  ready to train, one optimiser step per ``training.steps``
+    score(model, exam, numerics) -> list[RowScore]           a model's outcome on every held-out row; asked of the base first
 """
 
 from importlib import import_module
 from typing import Any, Protocol
 
 from finetune_api.artifacts import Resolved
+from finetune_stage.scores import RowScore
 from finetune_trainer.encode import Encoder, Fields
 from finetune_trainer.methods.lesson import Lesson
 
-MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt")}
+MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt", "dpo")}
 
 
 class Method(Protocol):
@@ -24,6 +26,9 @@ class Method(Protocol):
 
     def trainer(self, lesson: Lesson) -> Any:
         """A trainer of transformers whose class stops at a loss that is no number (:class:`Watched`)."""
+
+    def score(self, model: Any, exam: Any, numerics: Any) -> list[RowScore]:
+        """A model's outcome on every held-out row of a :class:`finetune_trainer.evaluate.Exam`."""
 
 
 def load(name: str) -> Method:

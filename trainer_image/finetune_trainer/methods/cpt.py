@@ -1,9 +1,10 @@
 """Continued pretraining on raw text."""
 
+from finetune_trainer.evaluate import score
 from finetune_trainer.methods.lesson import Lesson
 from finetune_trainer.methods.sft import SupervisedTrainer, dataset, supervised
 
-__all__ = ["dataset", "trainer"]
+__all__ = ["dataset", "score", "trainer"]
 
 
 def trainer(lesson: Lesson) -> SupervisedTrainer:

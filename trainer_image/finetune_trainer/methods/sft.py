@@ -7,7 +7,10 @@ from trl import SFTConfig, SFTTrainer
 
 from finetune_api.artifacts import Resolved
 from finetune_trainer.encode import Encoder, Fields, encode_training
+from finetune_trainer.evaluate import score
 from finetune_trainer.methods.lesson import Lesson, Watched
+
+__all__ = ["dataset", "score", "trainer"]
 
 
 class SupervisedTrainer(Watched, SFTTrainer):  # type: ignore[misc]

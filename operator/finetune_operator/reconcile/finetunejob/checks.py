@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from finetune_api.matrix import refusal
+from finetune_api.matrix import METHODS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
@@ -12,8 +12,6 @@ from finetune_operator.manifests.training import placement
 from finetune_operator.reconcile import service_account
 from finetune_operator.reconcile.finetunejob import delegated
 from finetune_operator.reconcile.finetunejob.draft import Draft
-
-ANSWER_METRICS = {"ExactMatch", "Accuracy"}
 
 
 class Finding(NamedTuple):
@@ -31,9 +29,10 @@ def unsupported(message: str) -> Finding:
     return Finding(Reason.UNSUPPORTED, message)
 
 
-def method_of(spec: FineTuneJobSpec) -> str:
+def method_of(spec: FineTuneJobSpec) -> MethodName:
     """Name of the method; left out, sft."""
-    return next(iter(spec.method.wire()), "sft") if spec.method else "sft"
+    stated = spec.method.wire() if spec.method else {}
+    return next((name for name in METHODS if name in stated), "sft")
 
 
 def adapter_of(spec: FineTuneJobSpec) -> str:
@@ -79,16 +78,12 @@ def backend_is_supported(spec: FineTuneJobSpec) -> Finding | None:
 
 
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
-    """Raw text has no answers to compare."""
-    if method_of(spec) != "cpt" or spec.evaluation is None:
+    """Raw text has no answers to compare, and a preference no single right one."""
+    if spec.evaluation is None:
         return None
     asked = {*(spec.evaluation.metrics or []), *(rule.metric for rule in spec.evaluation.gate or [])}
-    wrong = sorted(asked & ANSWER_METRICS)
-    if not wrong:
-        return None
-    return unsupported(
-        f"{' and '.join(wrong)} compare answers, and method cpt learns from raw text; supported with cpt are Loss and Perplexity."
-    )
+    sentence = foreign_metrics(method_of(spec), asked)
+    return unsupported(f"evaluation: {sentence}") if sentence else None
 
 
 def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:

@@ -1,0 +1,57 @@
+"""The settings of the methods that learn from a preference or a class; those of sft and cpt are in :mod:`training`."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, cel
+
+DpoLoss = Literal[
+    "Sigmoid",
+    "SigmoidNorm",
+    "Hinge",
+    "Ipo",
+    "ExoPair",
+    "NcaPair",
+    "Robust",
+    "BcoPair",
+    "SppoHard",
+    "ApoZero",
+    "ApoDown",
+    "DiscoPop",
+    "Sft",
+]
+SMOOTHED: tuple[DpoLoss, ...] = ("Robust", "ExoPair")
+"""Losses that know label smoothing."""
+Beta = Annotated[float, Field(gt=0, le=100)]
+
+
+class DpoMethod(ApiModel):
+    """Direct preference optimisation: the chosen answer becomes more probable than the rejected one, measured from a reference.
+
+    The reference is the model before training: the base, or the adapter the training continues.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.lossWeights) || (has(self.lossTypes) && self.lossWeights.size() == self.lossTypes.size())",
+                "lossWeights needs lossTypes, and one weight for each of them",
+            ),
+            (
+                f"!has(self.labelSmoothing) || (has(self.lossTypes) && self.lossTypes.exists(t, t in {list(SMOOTHED)}))",
+                "labelSmoothing is for lossTypes Robust and ExoPair",
+            ),
+        )
+    )
+
+    beta: Beta | None = None
+    """How strongly the model is held to the reference (Ipo: tau of its paper); left out, 0.1."""
+    loss_types: Annotated[list[DpoLoss], Field(min_length=1, max_length=16)] | None = None
+    """Losses, added up; left out, Sigmoid. Sft is the likelihood of the chosen answer, Ipo and SigmoidNorm count per token."""
+    loss_weights: Annotated[list[Annotated[float, Field(ge=0, le=100)]], Field(min_length=1, max_length=16)] | None = (
+        None
+    )
+    """Weight of each loss; left out, 1."""
+    label_smoothing: Annotated[float, Field(gt=0, lt=0.5)] | None = None
+    """Robust: share of pairs thought to be the wrong way round, left out 0.1. ExoPair: left out 0.001."""

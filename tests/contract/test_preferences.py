@@ -1,0 +1,172 @@
+"""Methods that learn which of two answers is better: they learn it, and their files alone give the same figures."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
+from finetune_api.pods import JobConfig
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.methods import DpoMethod
+from finetune_api.v1alpha1.training import EvaluationSpec, GateRule, MethodSpec
+from finetune_stage.rows import Row
+from finetune_stage.scores import EvaluationFile, RowScore
+from finetune_storage import fetch_folder
+from prepared_jobs import colour_chats, job_store, preferences, prepare_job, train_here, training
+from tiny_models import write_tiny_llama
+
+ADAPTERS = [
+    pytest.param(ResolvedAdapterSpec(type="Full"), 5e-3, id="Full"),
+    pytest.param(ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.1), 2e-2, id="LoRA"),
+    pytest.param(ResolvedAdapterSpec(type="QLoRA", rank=8, alpha=16, dropout=0.0), 2e-2, id="QLoRA"),
+]
+LORA = ADAPTERS[1].values[0]
+ROWS = {"train": preferences(96), "test": preferences(24, 200)}
+PREFERRED = EvaluationSpec(
+    metrics=["Loss", "PreferenceAccuracy", "RewardMargin"],
+    gate=[GateRule(metric="PreferenceAccuracy", min=0.9, beats=["Base"])],
+)
+
+
+def settings(rate: float, **changes: Any) -> Any:
+    return training(**({"steps": 40, "checkpoint_every_steps": 20, "batch_size": 8, "learning_rate": rate} | changes))
+
+
+def chats() -> dict[str, Any]:
+    """The same preferences as messages."""
+
+    def rows(count: int, first: int) -> list[dict[str, Any]]:
+        asked = [row["messages"][:1] for row in colour_chats(count, first)]
+        sides = [
+            {side: [{"role": "assistant", "content": row[side].strip()}] for side in ("chosen", "rejected")}
+            for row in preferences(count, first)
+        ]
+        return [{"prompt": prompt, **both} for prompt, both in zip(asked, sides, strict=True)]
+
+    return {"train": rows(96, 0), "test": rows(24, 200)}
+
+
+def published(config: JobConfig, secret: Path) -> EvaluationFile:
+    return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
+
+
+def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: str) -> tuple[Any, Any]:
+    """The published model and its tokenizer, made of the artifact's files and the base's."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+
+    key = "model" if adapter == "Full" else "adapter"
+    fetch_folder(job_store(config, secret.parent), key, tmp_path / key, None)
+    if adapter == "Full":
+        return AutoModelForCausalLM.from_pretrained(tmp_path / key), AutoTokenizer.from_pretrained(tmp_path / key)
+    assert not [path for path in (tmp_path / key).rglob("*") if path.is_dir()], "one adapter, and no copy beside it"
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
+    )
+    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantised if adapter == "QLoRA" else None)
+    return PeftModel.from_pretrained(model, tmp_path / key), AutoTokenizer.from_pretrained(base)
+
+
+def scores(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> list[RowScore]:
+    """The held-out rows under a model, by the method's own measure."""
+    from finetune_trainer import methods
+    from finetune_trainer.encode import encoder
+    from finetune_trainer.evaluate import Exam
+    from finetune_trainer.machine import Numerics
+
+    resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
+    ids = [each.id for each in published(config, secret).tuned]
+    exam = Exam(
+        encoder=encoder(tokenizer, resolved.format, False),
+        split="test",
+        rows=[Row(id_, row) for id_, row in zip(ids, rows, strict=True)],
+        metrics=frozenset(),
+        labels=(),
+        max_length=resolved.training.max_length,
+        max_new_tokens=0,
+        stop_tokens=[],
+    )
+    return methods.load(resolved.method).score(model, exam, Numerics("cpu", bf16=False))
+
+
+def assert_same(found: list[RowScore], stored: list[RowScore]) -> None:
+    assert [(each.id, each.tokens) for each in found] == [(each.id, each.tokens) for each in stored]
+    for name in ("nll", "margin"):
+        assert [getattr(each, name) for each in found] == pytest.approx(
+            [getattr(each, name) for each in stored], abs=1e-3
+        )
+
+
+class TestDpo:
+    @pytest.mark.parametrize(("adapter", "rate"), ADAPTERS)
+    def test_the_chosen_answer_is_preferred_and_the_files_alone_do_so_too(
+        self, bucket: str, secret: Path, tmp_path: Path, adapter: ResolvedAdapterSpec, rate: float
+    ) -> None:
+        base = write_tiny_llama(tmp_path / "base", hidden_size=64)
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            ROWS,
+            method="dpo",
+            method_settings=MethodSpec(dpo=DpoMethod(beta=0.1)),
+            adapter=adapter,
+            settings=settings(rate),
+            evaluation=PREFERRED,
+            base=base,
+        )
+        trained = train_here(config, secret.parent, tmp_path / "work")
+        assert trained.gate_passed, trained.evaluation
+        assert trained.loss is not None
+        assert trained.loss < math.log(2) / 2, "without a difference to the reference it is ln 2"
+        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
+        if adapter.type != "Full":
+            with model.disable_adapter():
+                found = scores(model, tokenizer, ROWS["test"], config, secret)
+            assert_same(found, published(config, secret).base or [])
+
+    def test_preferences_may_be_messages(self, bucket: str, secret: Path, tmp_path: Path) -> None:
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            chats(),
+            method="dpo",
+            adapter=LORA,
+            settings=settings(2e-2),
+            evaluation=PREFERRED,
+        )
+        trained = train_here(config, secret.parent, tmp_path / "work")
+        assert trained.evaluation is not None
+        assert trained.evaluation.tuned["PreferenceAccuracy"] > (trained.evaluation.base or {})["PreferenceAccuracy"]
+
+    def test_every_loss_is_one_the_library_knows(self, bucket: str, secret: Path, tmp_path: Path) -> None:
+        from typing import get_args
+
+        from finetune_api.v1alpha1.methods import DpoLoss
+
+        every = list(get_args(DpoLoss))
+        stated = DpoMethod(loss_types=every, loss_weights=[0.1] * len(every), label_smoothing=0.1)
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            ROWS,
+            method="dpo",
+            method_settings=MethodSpec(dpo=stated),
+            settings=training(steps=2),
+        )
+        assert train_here(config, secret.parent, tmp_path / "work").steps == 2
+
+    def test_without_a_difference_within_the_length_there_is_nothing_to_learn(
+        self, bucket: str, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rows = {"train": [{"prompt": "a", "chosen": "same beginning, good", "rejected": "same beginning, bad"}] * 4}
+        config = prepare_job(bucket, secret.parent, rows, method="dpo", settings=training(steps=2, max_length=8))
+        with pytest.raises(Failure, match=r"two different answers within training\.maxLength \(8\)") as caught:
+            train_here(config, secret.parent, tmp_path / "work")
+        assert caught.value.reason is Reason.DATA_INVALID
+        rows["train"] += ROWS["train"][:4]
+        config = prepare_job(bucket, secret.parent, rows, method="dpo", settings=training(steps=2, max_length=16))
+        train_here(config, secret.parent, tmp_path / "again")
+        assert "preferences left out: no difference within 16 tokens" in capsys.readouterr().out

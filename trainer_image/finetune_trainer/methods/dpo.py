@@ -1,0 +1,95 @@
+"""Direct preference optimisation."""
+
+from typing import Any
+
+from datasets import Dataset
+from trl import DPOConfig, DPOTrainer
+
+from finetune_api.artifacts import Resolved
+from finetune_api.v1alpha1.methods import DpoMethod
+from finetune_trainer.encode import Encoder, Fields, Pair
+from finetune_trainer.machine import Numerics
+from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.preferences import encode_pairs, log_probabilities, score
+
+__all__ = ["dataset", "score", "trainer"]
+
+LOSSES = {
+    "Sigmoid": "sigmoid",
+    "SigmoidNorm": "sigmoid_norm",
+    "Hinge": "hinge",
+    "Ipo": "ipo",
+    "ExoPair": "exo_pair",
+    "NcaPair": "nca_pair",
+    "Robust": "robust",
+    "BcoPair": "bco_pair",
+    "SppoHard": "sppo_hard",
+    "ApoZero": "apo_zero",
+    "ApoDown": "apo_down",
+    "DiscoPop": "discopop",
+    "Sft": "sft",
+}
+"""TRL's names. Its aot losses are left out: they sort the pairs of a micro batch, so that its size would change what is learned."""
+
+
+class PreferenceTrainer(Watched, DPOTrainer):  # type: ignore[misc]
+    """TRL's, watched; the rows are tokenised already, and know the reference's log-probabilities."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
+        return dataset
+
+
+def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
+    """Columns prompt_ids, chosen_ids and rejected_ids, one row a preference."""
+    pairs = encode_pairs(encoder, rows, resolved.training.max_length)
+    return Dataset.from_dict(
+        {
+            "prompt_ids": [pair.prompt for pair in pairs],
+            "chosen_ids": [pair.chosen for pair in pairs],
+            "rejected_ids": [pair.rejected for pair in pairs],
+        }
+    )
+
+
+def trainer(lesson: Lesson) -> PreferenceTrainer:
+    """The reference's log-probabilities are taken once, before anything is learned: no second model is kept.
+
+    A later attempt comes here with the weights the first one began with, so that it finds the same reference.
+    """
+    stated = lesson.resolved.method_settings.dpo or DpoMethod()
+    found = log_probabilities(lesson.model, _pairs(lesson.dataset), _numerics(lesson))
+    rows = lesson.dataset.add_column("ref_chosen_logps", [chosen for chosen, _ in found])
+    rows = rows.add_column("ref_rejected_logps", [rejected for _, rejected in found])
+    is_whole = lesson.resolved.adapter.type == "Full"
+    made = PreferenceTrainer(
+        model=lesson.model,
+        args=DPOConfig(
+            **lesson.arguments,
+            max_length=lesson.resolved.training.max_length,
+            loss_type=[LOSSES[name] for name in stated.loss_types or ["Sigmoid"]],
+            loss_weights=stated.loss_weights,
+            beta=stated.beta or 0.1,
+            label_smoothing=stated.label_smoothing or 0.0,
+            disable_dropout=False,  # the reference was taken without; the adapter's own is the user's choice
+            # Elsewise TRL would load a second model. With it, it hashes all weights, which an adapter does not need.
+            precompute_ref_log_probs=is_whole,
+        ),
+        train_dataset=rows,
+        processing_class=lesson.tokenizer,
+    )
+    made.precompute_ref_logps = True
+    if not is_whole:
+        made.model.delete_adapter("ref")  # TRL's copy of what learns, of no use here
+    return made
+
+
+def _pairs(rows: Any) -> list[Pair]:
+    return [Pair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+
+
+def _numerics(lesson: Lesson) -> Numerics:
+    """As in training."""
+    return Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])

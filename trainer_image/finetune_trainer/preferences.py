@@ -1,0 +1,67 @@
+"""Preferences: rows to learn from, the reference's log-probabilities, and how often a model prefers the chosen answer.
+
+A model prefers the answer whose tokens it finds more probable, all of them taken together. So it has figures of its own,
+and base and tuned model are compared by the same measure, whichever method made the difference.
+"""
+
+from typing import Any
+
+from finetune_api.reasons import Failure, Reason
+from finetune_stage.scores import RowScore
+from finetune_trainer.encode import Encoder, Example, Fields, Pair
+from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
+from finetune_trainer.machine import Numerics
+
+
+def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int) -> list[Pair]:
+    """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more."""
+    pairs = [_cut(encoder.pair(fields), max_length) for fields in rows]
+    kept = [pair for pair in pairs if pair.chosen and pair.rejected and pair.chosen != pair.rejected]
+    if not kept:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"none of the {len(rows)} preferences has two different answers within training.maxLength ({max_length}); raise it",
+        )
+    if len(kept) < len(pairs):
+        print(f"{len(pairs) - len(kept)} preferences left out: no difference within {max_length} tokens", flush=True)
+    return kept
+
+
+def log_probabilities(model: Any, pairs: list[Pair], numerics: Numerics) -> list[tuple[float, float]]:
+    """Of each pair, those of the chosen and of the rejected answer, in nats; without dropout."""
+    with at_rest(model), numerics.autocast():
+        return _log_probabilities(model, [pair.sides() for pair in pairs])
+
+
+def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
+    """Every pair's outcome; the loss is that of the chosen answer."""
+    sides = [_last(exam.encoder.pair(row.fields), exam.max_length).sides() for row in exam.rows]
+    with at_rest(model), numerics.autocast():
+        found = _log_probabilities(model, sides)
+    return [
+        RowScore(
+            id=row.id,
+            nll=finite(-chosen, row.id),
+            tokens=sum(label >= 0 for label in side.labels[1:]),
+            margin=finite(chosen - rejected, row.id),
+        )
+        for row, (side, _), (chosen, rejected) in zip(exam.rows, sides, found, strict=True)
+    ]
+
+
+def _log_probabilities(model: Any, sides: list[tuple[Example, Example]]) -> list[tuple[float, float]]:
+    nlls = iter([nll for nll, _ in likelihoods(model, [side for both in sides for side in both])])
+    return [(-next(nlls), -next(nlls)) for _ in sides]
+
+
+def _cut(pair: Pair, max_length: int) -> Pair:
+    """As in training: what is too long loses its end."""
+    room = max(0, max_length - len(pair.prompt))
+    return Pair(pair.prompt[:max_length], pair.chosen[:room], pair.rejected[:room])
+
+
+def _last(pair: Pair, max_length: int) -> Pair:
+    """As in the evaluation: the prompt loses its beginning, the same for both sides, so that the answers stay whole."""
+    room = max(1, max_length - max(len(pair.chosen), len(pair.rejected)))
+    prompt = pair.prompt[-room:]
+    return _cut(Pair(prompt, pair.chosen, pair.rejected), max_length)

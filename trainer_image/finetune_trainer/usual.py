@@ -1,0 +1,65 @@
+"""What is usual for each method: learning rate, passes over the data, the method's own settings. Pure; used by the plan.
+
+method           Full     adapter   epochs
+sft              2e-5     2e-4      3
+cpt              2e-5     2e-4      1
+dpo              1e-6     1e-5      1        beta 0.1, loss Sigmoid
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol, TypeVar
+
+from finetune_api.matrix import MethodName
+from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod
+from finetune_api.v1alpha1.training import MethodSpec
+
+T = TypeVar("T")
+
+
+class Take(Protocol):
+    """Takes a stated value, or notes the chosen one with its reason; the plan's."""
+
+    def take(self, name: str, stated: T | None, chosen: T, reason: str) -> T:
+        """The stated value, else the chosen one."""
+
+
+class Usual(NamedTuple):
+    """A method's hyperparameters, where it is nothing special."""
+
+    full_rate: float
+    """Peak learning rate where every weight learns."""
+    adapter_rate: float
+    epochs: float
+    sides: int = 1
+    """Sequences a row is in a forward pass."""
+
+
+USUAL: Mapping[MethodName, Usual] = {
+    "sft": Usual(2e-5, 2e-4, 3.0),
+    "cpt": Usual(2e-5, 2e-4, 1.0),
+    "dpo": Usual(1e-6, 1e-5, 1.0, sides=2),
+}
+
+
+def settings(method: MethodName, stated: MethodSpec, choices: Take) -> MethodSpec:
+    """The method's member with nothing left out; those of sft and cpt are decided with the training."""
+    if method == "dpo":
+        return MethodSpec(dpo=_dpo(stated.dpo or DpoMethod(), choices))
+    return stated
+
+
+def _dpo(stated: DpoMethod, choices: Take) -> DpoMethod:
+    usual: list[DpoLoss] = ["Sigmoid"]
+    losses = choices.take("method.dpo.lossTypes", stated.loss_types, usual, "that of the paper")
+    smoothing = stated.label_smoothing
+    if "Robust" in losses:
+        smoothing = choices.take("method.dpo.labelSmoothing", smoothing, 0.1, "loss Robust: one pair in ten is wrong")
+    elif "ExoPair" in losses:
+        smoothing = choices.take("method.dpo.labelSmoothing", smoothing, 1e-3, "loss ExoPair: that of its paper")
+    return stated.model_copy(
+        update={
+            "beta": choices.take("method.dpo.beta", stated.beta, 0.1, "usual"),
+            "loss_types": losses,
+            "label_smoothing": smoothing,
+        }
+    )
