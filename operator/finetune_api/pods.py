@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.model import ApiModel, Digest, Message, Uri
-from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime, ShareStatus
+from finetune_api.v1alpha1.adapterdeployment import ShareStatus
 from finetune_api.v1alpha1.finetunejob import (
     ArtifactStatus,
     Checkpoint,
@@ -23,6 +23,7 @@ from finetune_api.v1alpha1.finetunejob import (
 )
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
+from finetune_api.v1alpha1.runtime import ProviderRuntime
 
 CONFIG_FILE = "/etc/finetune/job.json"
 SECRETS_DIR = "/var/run/finetune/secrets"

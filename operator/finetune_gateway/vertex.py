@@ -22,7 +22,7 @@ from google.auth.transport.requests import Request
 from google.oauth2 import credentials as user
 from google.oauth2 import service_account
 
-from finetune_api.v1alpha1.adapterdeployment import VertexProvider
+from finetune_api.v1alpha1.runtime import VertexProvider
 from finetune_gateway.provider import SECRET_NOT_FOUND, Account, Json, ProviderFailure, events, post, read
 from finetune_gateway.vertex_messages import answer, chunk, is_blocked, request, usage_chunk, usage_of
 

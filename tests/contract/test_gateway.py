@@ -20,7 +20,7 @@ from openai import AsyncOpenAI, OpenAI
 
 from finetune_api.artifacts import Manifest
 from finetune_api.pods import DesiredAdapter, DesiredPool, DesiredShare
-from finetune_api.v1alpha1.adapterdeployment import OpenAIProvider, ProviderRuntime
+from finetune_api.v1alpha1.runtime import OpenAIProvider, ProviderRuntime
 from finetune_gateway.split import pick
 from finetune_storage import commit_folder, open_store
 from s3_server import S3Server

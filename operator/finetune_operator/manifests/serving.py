@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from finetune_api import pods
 from finetune_api.pods import DesiredPool
-from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime, TransformersRuntime
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
+from finetune_api.v1alpha1.runtime import ProviderRuntime, TransformersRuntime
 from finetune_operator.cache import POOL_LABEL, Manifest
 from finetune_operator.manifests import pod
 from finetune_operator.settings import Settings

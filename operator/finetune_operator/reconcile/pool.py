@@ -11,7 +11,7 @@ from typing import Any
 
 from finetune_api.pods import DesiredAdapter, DesiredPool
 from finetune_api.reasons import ServingReason
-from finetune_api.v1alpha1.adapterdeployment import ProviderRuntime
+from finetune_api.v1alpha1.runtime import ProviderRuntime
 from finetune_operator.cache import POOL_LABEL, Cache, Manifest, labels_of
 from finetune_operator.manifests import serving
 from finetune_operator.manifests.serving import ServerPool

@@ -16,18 +16,15 @@ from finetune_api.reasons import ServingReason, Stage
 from finetune_api.v1alpha1.adapterdeployment import (
     AdapterDeploymentSpec,
     AdapterDeploymentStatus,
-    OpenAIProvider,
-    ProviderRuntime,
     ResolvedAdapter,
     Server,
     Share,
     Traffic,
-    TransformersRuntime,
-    VertexProvider,
 )
 from finetune_api.v1alpha1.finetunejob import ArtifactStatus, BackendSpec, FineTuneJob
 from finetune_api.v1alpha1.provider import ProviderModel
 from finetune_api.v1alpha1.references import ModelRef
+from finetune_api.v1alpha1.runtime import OpenAIProvider, ProviderRuntime, TransformersRuntime, VertexProvider
 from finetune_operator.cache import Cache, Manifest
 from finetune_operator.manifests.serving import ServerPool
 

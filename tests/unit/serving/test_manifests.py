@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.adapterdeployment import TransformersRuntime
 from finetune_api.v1alpha1.references import ModelRef, PodOptions, Resources, SecretRef
+from finetune_api.v1alpha1.runtime import TransformersRuntime
 from finetune_operator.manifests.serving import ServerPool, deployment, whole_cores
 from serving_builders import SETTINGS, World, an_adep
 
