@@ -234,4 +234,3 @@ def test_limits_name_everything_that_is_reserved() -> None:
     assert set(table["Methods"][1].split(", ")) == reserved(MethodSpec)
     assert set(table["Adapters"][1].split(", ")) == set(get_args(AdapterType)) - set(ADAPTERS)
     assert reserved(BackendSpec) == set()
-    assert table["Backends"][1] == "Vertex AI, OpenAI-compatible services"

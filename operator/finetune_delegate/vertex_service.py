@@ -254,7 +254,9 @@ def _credentials_of(file: Path) -> Any:
 class _NoCredentials(AnonymousCredentials):  # type: ignore[misc]
     """Of a dry run, which sends nothing; the client asks for a token."""
 
-    token = "dry-run"
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = "dry-run"
 
     def refresh(self, request: Any) -> None:
         """Nothing to renew."""

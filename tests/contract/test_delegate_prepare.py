@@ -1,0 +1,70 @@
+"""The prepare stage of a delegated job, as a process: rows are checked and split as ever, and no base model is asked for."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from finetune_api.artifacts import ResolvedDelegation
+from finetune_api.pods import JobConfig, Summary
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_storage import document, open_store
+from prepared_jobs import UID, job_store
+
+
+def prepare(
+    bucket: str, secrets_dir: Path, work: Path, rows: list[dict[str, Any]], **spec: Any
+) -> tuple[JobConfig, Summary]:
+    """Upload rows and run the stage."""
+    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    open_store(bucket, secrets_dir / "s3").put("rows.jsonl", lines)
+    written = {
+        "baseModel": {"uri": "openai://gpt-4o-mini"},
+        "dataset": {"train": {"uri": f"{bucket}/rows.jsonl", "secretRef": {"name": "s3"}}, "split": {"test": 0.25}},
+        "output": {"uri": bucket, "secretRef": {"name": "s3"}},
+        "backend": {"openai": {"secretRef": {"name": "openai"}}},
+        **spec,
+    }
+    config = JobConfig(
+        namespace="team-a",
+        name="tiny",
+        uid=UID,
+        spec=FineTuneJobSpec.model_validate(written),
+        base_model=ResolvedBaseModel(uri="openai://gpt-4o-mini"),
+        image="trainer@sha256:0",
+    )
+    work.mkdir()
+    (work / "job.json").write_bytes(document(config))
+    places = {
+        "config": work / "job.json",
+        "secrets-dir": secrets_dir,
+        "work-dir": work,
+        "termination-log": work / "end",
+    }
+    options = [f"--{name}={path}" for name, path in places.items()]
+    command = [sys.executable, "-m", "finetune_trainer", "prepare", "--attempt=1", *options]
+    subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    return config, Summary.model_validate_json((work / "end").read_bytes())
+
+
+def test_rows_are_split_and_what_is_left_out_is_the_providers(bucket: str, secret: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"red thing {n}", "completion": "red" if n else "magenta"} for n in range(20)]
+    config, summary = prepare(bucket, secret.parent, tmp_path / "work", rows)
+    assert summary.prepared is not None, summary.error
+    assert {split.name: split.rows for split in summary.prepared.dataset.splits} == {"train": 15, "test": 5}
+    chosen = {choice.field: choice.value for choice in summary.prepared.plan.choices}
+    assert chosen["evaluation.metrics"] == "[ExactMatch]"
+    assert not any(field.startswith("training.") for field in chosen)
+    resolved = ResolvedDelegation.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
+    assert (resolved.method, resolved.format) == ("sft", "PromptCompletion")
+    assert resolved.evaluation.max_new_tokens in (3, 7)
+
+
+def test_a_broken_row_is_named_before_anything_is_sent(bucket: str, secret: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": ""}]
+    _, summary = prepare(bucket, secret.parent, tmp_path / "work", rows)
+    assert summary.error is not None
+    assert summary.error.code == "DataInvalid"
+    assert "line 2, field completion" in summary.error.message
