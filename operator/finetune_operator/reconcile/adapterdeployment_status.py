@@ -30,7 +30,8 @@ PROGRESS = frozenset({ServingReason.STARTING, ServingReason.LOADING, ServingReas
 def write(member: Member, verdict: Verdict, now: datetime) -> tuple[StatusWrite, list[Event]]:
     """The status an AdapterDeployment shall have, and the Event of a Ready that changed."""
     before = member.status.conditions or []
-    conditions = before if stays(member, verdict) else judged(member, verdict, now)
+    as_before = stays(member, verdict)
+    conditions = before if as_before else judged(member, verdict, now)
     ready = find(conditions, "Ready")
     assert ready is not None
     status = AdapterDeploymentStatus(
@@ -43,7 +44,7 @@ def write(member: Member, verdict: Verdict, now: datetime) -> tuple[StatusWrite,
         pool=member.pool.name if member.pool else None,
         adapter=member.adapter or member.status.adapter,
         replicas=len(verdict.pods),
-        ready_replicas=verdict.ready_replicas,
+        ready_replicas=member.status.ready_replicas if as_before else verdict.ready_replicas,
         pods=list(verdict.pods),
         split=list(verdict.split) or None,
     )

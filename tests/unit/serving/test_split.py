@@ -70,6 +70,22 @@ class TestTold:
             "model": "Far Bot",
         }
 
+    def test_it_goes_on_being_reached_while_an_operator_that_has_just_started_hears_from_its_pods(self) -> None:
+        world = World().add(
+            an_adep("red", traffic=traffic(Self=50, far=50)), an_adep("far", "b", server={"pool": "other"})
+        )
+        world.settle()
+        world.add(a_pod("there", world.pool_of("far")))
+        world.report(world.pool_of("far"), "there", said("far", "b"))
+        world.settle()
+        before = told(world, "red")
+        again = World(now=world.now)
+        again.reports.since = again.now
+        again.add(*(body for _, body in world.cache.kinds())).settle()
+        assert told(again, "red") == before
+        assert "url" in before[1]
+        assert again.adep("far")["status"]["readyReplicas"] == 1
+
     def test_its_coming_and_going_wakes_the_pool_that_splits(self) -> None:
         world = World().add(an_adep("red", traffic=traffic(Self=50, far=50)))
         world.settle()
