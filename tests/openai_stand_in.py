@@ -27,7 +27,7 @@ def error(
 class OpenAI(StandIn):
     """One organisation's files and jobs."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.key = KEY
         self.files: dict[str, Json] = {}
         self.contents: dict[str, bytes] = {}
@@ -54,6 +54,7 @@ class OpenAI(StandIn):
                 ("POST", "/v1/chat/completions"): self.chat,
             },
             host,
+            port,
         )
         self.url += "/v1"
 

@@ -58,7 +58,7 @@ Route = Callable[..., Answer]
 class StandIn:
     """Serves routes: (method, regular expression of the path) -> handler(request, *groups)."""
 
-    def __init__(self, routes: dict[tuple[str, str], Route], host: str = "127.0.0.1") -> None:
+    def __init__(self, routes: dict[tuple[str, str], Route], host: str = "127.0.0.1", port: int = 0) -> None:
         self.requests: list[Request] = []
         self.faults: list[Fault] = []
         self.injected = 0
@@ -109,7 +109,7 @@ class StandIn:
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""
 
-        self._http = ThreadingHTTPServer((host, 0), Handler)
+        self._http = ThreadingHTTPServer((host, port), Handler)
         self._http.daemon_threads = True
         self.port = self._http.server_port
         self.url = f"http://127.0.0.1:{self.port}"

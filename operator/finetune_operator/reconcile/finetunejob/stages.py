@@ -88,6 +88,9 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     )
     if result.provider is not None:
         draft.update(provider=result.provider)
+        last = draft.seen.report  # checkpoints are named at the end only, and there is no room for them in a summary
+        if last is not None and last.report.checkpoints is not None:
+            draft.update(checkpoints=last.report.checkpoints)
     if result.loss is not None:
         draft.update(loss=f"{result.loss:.3f}")
     draft.condition(Stage.ARTIFACT_STORED, "True", "Stored", f"{result.artifact.uri} ({result.artifact.digest})")
