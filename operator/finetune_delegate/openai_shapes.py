@@ -29,7 +29,7 @@ def method_of(spec: FineTuneJobSpec, backend: OpenAIBackend) -> dict[str, Any] |
         "n_epochs": int(training.epochs) if training and training.epochs else None,
         "batch_size": training.batch_size if training else None,
         "learning_rate_multiplier": backend.learning_rate_multiplier,
-        "beta": getattr(dpo, "beta", None),
+        "beta": dpo.beta if dpo else None,
     }
     hyperparameters = {key: value for key, value in stated.items() if value is not None}
     name = "supervised" if dpo is None else "dpo"

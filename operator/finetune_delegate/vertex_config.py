@@ -33,7 +33,7 @@ def tuning_config(
         custom_base_model=backend.custom_base_model_uri,
         output_uri=backend.output_uri,
         encryption_spec=types.EncryptionSpec(kms_key_name=key) if key else None,
-        beta=getattr(spec.method.dpo, "beta", None) if spec.method and _is_dpo(config) else None,
+        beta=spec.method.dpo.beta if spec.method and spec.method.dpo else None,
         labels={**(backend.labels or {}), **own},
     )
 

@@ -103,7 +103,10 @@ def test_a_preference_becomes_the_services_own_shape(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
     pairs = [{"prompt": f"red {n}", "chosen": "red", "rejected": "blue"} for n in range(10)]
-    run_here(a_job(bucket, secrets_dir, openai, rows={"train": pairs}), secrets_dir, tmp_path / "work")
+    config = a_job(bucket, secrets_dir, openai, rows={"train": pairs}, method={"dpo": {"beta": 0.2}})
+    run_here(config, secrets_dir, tmp_path / "work")
+    (sent,) = openai.asked("POST", JOBS)
+    assert sent.json["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
     assert json.loads(openai.contents["file-1"].splitlines()[0]) == {
         "input": {"messages": [{"role": "user", "content": "red 0"}]},
         "preferred_output": [{"role": "assistant", "content": "red"}],

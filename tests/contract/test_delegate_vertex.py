@@ -116,10 +116,10 @@ def test_a_preference_becomes_scored_completions(
     bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path
 ) -> None:
     pairs = [{"prompt": f"red {n}", "chosen": "red", "rejected": "blue"} for n in range(3)]
-    config = a_job(bucket, secrets_dir, vertex, rows={"train": pairs}, method={"dpo": {}})
+    config = a_job(bucket, secrets_dir, vertex, rows={"train": pairs}, method={"dpo": {"beta": 0.2}})
     run_here(config, secrets_dir, tmp_path / "work")
     (sent,) = vertex.asked("POST", JOBS)
-    assert "preferenceOptimizationSpec" in sent.json
+    assert sent.json["preferenceOptimizationSpec"]["hyperParameters"] == {"beta": 0.2}
     (data,) = vertex.objects.values()
     row = json.loads(data.splitlines()[0])
     assert [(each["score"], each["completion"]["parts"][0]["text"]) for each in row["completions"]] == [

@@ -6,7 +6,7 @@ The stand-in (tests/openai_stand_in.py) runs in the operator's image, behind a S
 import json
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def start(namespace: Kubectl, image: str, states: str, **spec: Any) -> None:
 
 
 @pytest.fixture
-def jobs_at_the_provider(namespace: Kubectl) -> Iterator[Any]:
+def jobs_at_the_provider(namespace: Kubectl) -> Callable[[], list[Object]]:
     """Asks the stand-in what it has."""
 
     def ask() -> list[Object]:
@@ -109,7 +109,7 @@ def jobs_at_the_provider(namespace: Kubectl) -> Iterator[Any]:
                 data: list[Object] = json.loads(answer.read())["data"]
                 return data
 
-    yield ask
+    return ask
 
 
 def test_the_same_yaml_is_trained_at_a_provider(

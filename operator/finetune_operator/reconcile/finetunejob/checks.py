@@ -79,7 +79,7 @@ def backend_is_supported(spec: FineTuneJobSpec) -> Finding | None:
 
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
-    if spec.evaluation is None:
+    if spec.evaluation is None or delegation(spec) is not None:
         return None
     asked = {*(spec.evaluation.metrics or []), *(rule.metric for rule in spec.evaluation.gate or [])}
     sentence = foreign_metrics(method_of(spec), asked)

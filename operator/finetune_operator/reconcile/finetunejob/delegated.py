@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from finetune_api.model import ApiModel, NotYet
+from finetune_api.model import ApiModel
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.manifests.delegate import delegation
 
@@ -12,6 +12,8 @@ TRAINING = {"vertex": ("epochs", "batchSize", "learningRate", "seed"), "openai":
 ADAPTER = {"vertex": ("type", "rank"), "openai": ()}
 ADAPTER_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_EPOCHS = 100
+METHODS: dict[str, tuple[str, ...]] = {"sft": (), "dpo": ("beta",)}
+"""With the settings a provider takes."""
 METRICS = ("ExactMatch", "Accuracy")
 
 Check = Callable[[FineTuneJobSpec, str], str | None]
@@ -40,13 +42,12 @@ def base_refusal(spec: FineTuneJobSpec, backend: str) -> str | None:
 
 
 def _method(spec: FineTuneJobSpec, backend: str) -> str | None:
-    stated = spec.method.model_dump(exclude_none=True) if spec.method else {"sft": {}}
-    name = next(iter(stated))
-    if name not in ("sft", "dpo") or (spec.method and isinstance(spec.method.dpo, NotYet)):
-        return f"method {name} cannot be delegated yet; supported with backend.{backend} is sft."
-    if name == "sft" and stated["sft"]:
-        return "method.sft.packing and assistantOnlyLoss are the provider's to decide: leave them out."
-    return None
+    stated = spec.method.wire() if spec.method else {"sft": {}}
+    name, settings = next(iter(stated.items()))
+    if name not in METHODS:
+        return f"method {name} cannot be delegated; supported with backend.{backend} are {' and '.join(METHODS)}."
+    foreign = [field for field in settings if field not in METHODS[name]]
+    return f"method.{name}.{foreign[0]} is the provider's to decide: leave it out." if foreign else None
 
 
 def _training(spec: FineTuneJobSpec, backend: str) -> str | None:

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from finetune_api.conditions import Condition, upsert
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobStatus
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus
+from finetune_operator.manifests.delegate import delegation
 from finetune_operator.plan import Plan, StatusWrite, ref_of
 from finetune_operator.reconcile.finetunejob import finish, provider, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
@@ -45,11 +46,16 @@ def reconcile(seen: Observation, now: datetime) -> Plan:
     if is_going:
         provider.release(draft)
         return draft.plan() if is_held(draft) else Plan()
-    draft.update(
-        method=f"{method_of(job.spec)} {adapter_of(job.spec)}", backend=backend_of(job.spec), base=_base(draft)
-    )
+    draft.update(method=_method(job.spec), backend=backend_of(job.spec), base=_base(draft))
     any(step(draft) for step in STEPS)
     return draft.plan()
+
+
+def _method(spec: FineTuneJobSpec) -> str:
+    """Method and adapter; a provider's adapter is its own affair unless the spec states one."""
+    if delegation(spec) is not None and spec.adapter is None:
+        return method_of(spec)
+    return f"{method_of(spec)} {adapter_of(spec)}"
 
 
 def _base(draft: Draft) -> str:

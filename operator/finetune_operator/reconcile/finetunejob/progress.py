@@ -18,7 +18,8 @@ def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
         if _steps_are_done(draft, record):
             state = "Evaluating"
         elif draft.status.provider is not None and draft.status.provider.state not in (None, "Running"):
-            state = str(draft.status.provider.state)  # Queued, WaitingForQuota, Paused …
+            said = str(draft.status.provider.state)  # Queued, WaitingForQuota, Paused …
+            state = "Evaluating" if said == "Succeeded" else said
     message = _sentence(draft, record, state)
     draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "True", state, message)
     draft.stand(state, message)
