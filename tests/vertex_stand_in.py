@@ -35,7 +35,7 @@ def error(status: int, message: str, name: str) -> Answer:
 class Vertex(StandIn):
     """One project's jobs and buckets."""
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.token = TOKEN
         self.objects: dict[str, bytes] = {}
         self.jobs: dict[str, Json] = {}
@@ -63,6 +63,7 @@ class Vertex(StandIn):
                 ("PUT", "/upload/storage/v1/b/([^/]+)/o"): self.upload,
             },
             host,
+            port,
         )
 
     def answer(self, routes: Any, request: Request) -> Answer:
@@ -168,15 +169,19 @@ class Vertex(StandIn):
         return 200, {"name": described["name"], "bucket": bucket, "size": str(len(contents))}
 
 
-def write_credentials(folder: Path, vertex: Vertex, token_url: str | None = None) -> None:
+def credentials(token_url: str) -> Json:
     """A service account's key whose tokens come from the stand-in."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     ).decode()
-    folder.mkdir(parents=True, exist_ok=True)
-    account = {
+    return {
         "type": "service_account", "project_id": PROJECT, "private_key_id": "1", "private_key": pem,
-        "client_email": f"tuner@{PROJECT}.iam.gserviceaccount.com", "token_uri": token_url or f"{vertex.url}/token",
+        "client_email": f"tuner@{PROJECT}.iam.gserviceaccount.com", "token_uri": token_url,
     }  # fmt: skip
-    (folder / "credentials.json").write_text(json.dumps(account))
+
+
+def write_credentials(folder: Path, vertex: Vertex) -> None:
+    """The mounted Secret."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "credentials.json").write_text(json.dumps(credentials(f"{vertex.url}/token")))

@@ -15,6 +15,8 @@ import pytest
 from demo.kubectl import Kubectl, Object, is_true, wait_until
 from e2e_jobs import data_config_map, failure, finished, job_when, jsonl, rows, tiny_job
 from openai_stand_in import BASE, KEY
+from vertex_stand_in import BASE as GEMINI
+from vertex_stand_in import LOCATION, PARENT, PROJECT, credentials
 
 pytestmark = pytest.mark.e2e
 
@@ -24,10 +26,16 @@ PORT = 8000
 START = f"""
 import sys, time
 sys.path.insert(0, "/standin")
-from openai_stand_in import OpenAI
-service = OpenAI("0.0.0.0", {PORT})
-service.page = 100
-service.run = tuple(sys.argv[1].split(","))
+kind, states = sys.argv[1], sys.argv[2].split(",")
+if kind == "openai":
+    from openai_stand_in import OpenAI
+    service = OpenAI("0.0.0.0", {PORT})
+    service.page = 100
+    service.run = tuple(states)
+else:
+    from vertex_stand_in import Vertex
+    service = Vertex("0.0.0.0", {PORT})
+    service.run = tuple((state, None) for state in states)
 while True:
     time.sleep(3600)
 """
@@ -40,13 +48,13 @@ RESTRICTED = {
 }
 
 
-def stand_in(image: str, states: str) -> list[Object]:
+def stand_in(image: str, states: str, kind: str = "openai") -> list[Object]:
     """The provider: its code, its pod, its Service; and the tenant's key."""
-    files = {name: (TESTS / name).read_text() for name in ("stand_in.py", "openai_stand_in.py")}
+    files = {name: (TESTS / name).read_text() for name in ("stand_in.py", f"{kind}_stand_in.py")}
     container = {
         "name": "provider",
         "image": image,
-        "command": ["python", "-c", START, states],
+        "command": ["python", "-c", START, kind, states],
         "ports": [{"containerPort": PORT}],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
@@ -78,6 +86,20 @@ def delegated(namespace: str, **spec: Any) -> Object:
         evaluation={"gate": [{"metric": "ExactMatch", "min": 0.9, "beats": ["Base"]}]},
         backend={"openai": {"baseUrl": url, "secretRef": {"name": "key"}, "suffix": "tiny"}},
         **spec,
+    )
+
+
+def at_vertex(url: str) -> Object:
+    """The same at Vertex AI."""
+    settings = {
+        "project": PROJECT, "location": LOCATION, "stagingUri": "gs://rows/e2e", "secretRef": {"name": "google"},
+        "baseUrl": url, "storageUrl": url,
+    }  # fmt: skip
+    return tiny_job(
+        f"vertex://{GEMINI}",
+        baseModel={"uri": f"vertex://{GEMINI}"},
+        training={"epochs": 2},
+        backend={"vertex": settings},
     )
 
 
@@ -168,3 +190,23 @@ def test_a_dry_run_sends_nothing(namespace: Kubectl, operator_image: str, jobs_a
     assert reason == "DryRun"
     assert '"suffix": "tiny"' in message
     assert jobs_at_the_provider() == []
+
+
+def test_the_same_yaml_is_trained_at_vertex(namespace: Kubectl, operator_image: str) -> None:
+    url = f"http://provider.{namespace.namespace}.svc:{PORT}"
+    states = "JOB_STATE_PENDING,JOB_STATE_RUNNING,JOB_STATE_SUCCEEDED"
+    secret = {"credentials.json": json.dumps(credentials(f"{url}/token"))}
+    namespace.apply(
+        data_config_map(jsonl(rows())),
+        *stand_in(operator_image, states, "vertex"),
+        {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "google"}, "stringData": secret},
+    )
+    namespace("wait", "pod/provider", "--for=condition=Ready", "--timeout=120s")
+    namespace.apply(at_vertex(url))
+    job = finished(namespace, "tiny")
+    status = job["status"]
+    assert is_true(job, "Complete"), status
+    made = status["artifact"]["provider"]
+    assert (made["kind"], made["endpoint"]) == ("Vertex", f"{PARENT}/endpoints/100")
+    assert status["provider"]["billedTokens"] == 4321
+    assert status["evaluation"]["tuned"] == {"ExactMatch": 1}
