@@ -28,6 +28,8 @@ from finetune_storage import commit_folder, open_store
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LORA_RANK = 16
 SECRET = SecretRef(name="s3")
+START_SECONDS = 180
+"""Importing torch, transformers and PEFT takes most of it on a busy machine."""
 
 
 def free_port() -> int:
@@ -239,7 +241,7 @@ def served_pool(folder: Path, bucket: str, secret: Path, base: Path) -> Iterator
         assert pool.fetch() == 0, (folder / "fetch.log").read_text()
         pool.start_server()
         pool.start_gateway()
-        pool.until("ready", pool.is_ready)
+        pool.until("ready", pool.is_ready, START_SECONDS)
         yield pool
     finally:
         for process in pool.processes.values():
