@@ -1,5 +1,6 @@
 """Methods that learn which of two answers is better: they learn it, and their files alone give the same figures."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.methods import DpoMethod
+from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import EvaluationSpec, GateRule, MethodSpec
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
@@ -52,13 +53,22 @@ def published(config: JobConfig, secret: Path) -> EvaluationFile:
     return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
 
 
+def scores_texts(config: JobConfig, secret: Path) -> bool:
+    """Whether the job's model has a head."""
+    return json.loads(job_store(config, secret.parent).get("resolved.json"))["method"] in ("reward", "classification")
+
+
 def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: str) -> tuple[Any, Any]:
     """The published model and its tokenizer, made of the artifact's files and the base's."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
+    from finetune_trainer.head import load_scorer
+
     key = "model" if adapter == "Full" else "adapter"
     fetch_folder(job_store(config, secret.parent), key, tmp_path / key, None)
+    if (tmp_path / key / "config.json").exists() and scores_texts(config, secret):
+        return load_scorer(tmp_path / key, base, "cpu"), AutoTokenizer.from_pretrained(base)
     if adapter == "Full":
         return AutoModelForCausalLM.from_pretrained(tmp_path / key), AutoTokenizer.from_pretrained(tmp_path / key)
     assert not [path for path in (tmp_path / key).rglob("*") if path.is_dir()], "one adapter, and no copy beside it"
@@ -170,3 +180,30 @@ class TestDpo:
         config = prepare_job(bucket, secret.parent, rows, method="dpo", settings=training(steps=2, max_length=16))
         train_here(config, secret.parent, tmp_path / "again")
         assert "preferences left out: no difference within 16 tokens" in capsys.readouterr().out
+
+
+class TestReward:
+    @pytest.mark.parametrize(("adapter", "rate"), ADAPTERS)
+    def test_the_chosen_answer_scores_higher_and_the_files_alone_say_so_too(
+        self, bucket: str, secret: Path, tmp_path: Path, adapter: ResolvedAdapterSpec, rate: float
+    ) -> None:
+        base = write_tiny_llama(tmp_path / "base", hidden_size=64)
+        evaluation = PREFERRED.model_copy(update={"metrics": ["Loss", "PreferenceAccuracy", "RewardMargin"]})
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            ROWS,
+            method="reward",
+            method_settings=MethodSpec(reward=RewardMethod(center_coefficient=0.01)),
+            adapter=adapter,
+            settings=settings(rate, steps=60),
+            evaluation=evaluation,
+            base=base,
+        )
+        trained = train_here(config, secret.parent, tmp_path / "work")
+        assert trained.gate_passed, trained.evaluation
+        assert trained.evaluation is not None
+        assert trained.evaluation.tuned["Loss"] < math.log(2) / 2, "without a preference it is ln 2"
+        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
+        assert model.config.id2label == {0: "reward"}

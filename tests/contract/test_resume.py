@@ -39,6 +39,7 @@ CPT = {
 }
 PACKED = LORA | {"settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True)}
 DPO = LORA | {"rows": {"train": preferences(46), "test": preferences(6, 100)}, "method": "dpo"}
+REWARD = DPO | {"method": "reward"}
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -78,6 +79,7 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
         pytest.param(CPT, *KILL, id="cpt-full-packed-SIGKILL"),
         pytest.param(PACKED, *KILL, id="sft-lora-packed-SIGKILL"),
         pytest.param(DPO, *KILL, id="dpo-lora-SIGKILL"),
+        pytest.param(REWARD, *KILL, id="reward-lora-SIGKILL"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(

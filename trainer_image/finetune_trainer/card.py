@@ -31,7 +31,8 @@ def _front_matter(resolved: Resolved) -> str:
     if base:
         lines.append(f"base_model: {base}")
     lines.append(f"library_name: {'transformers' if resolved.adapter.type == 'Full' else 'peft'}")
-    lines += ["pipeline_tag: text-generation", f"tags: [finetune-operator, {resolved.method}]", "---"]
+    task = "text-classification" if resolved.method in ("reward", "classification") else "text-generation"
+    lines += [f"pipeline_tag: {task}", f"tags: [finetune-operator, {resolved.method}]", "---"]
     return "\n".join(lines)
 
 

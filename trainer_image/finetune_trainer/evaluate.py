@@ -97,9 +97,9 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     found: dict[int, tuple[float, int]] = {}
     device = model.device.type
     budget = min(BATCH_TOKENS[device], LOGIT_BYTES[device] // (4 * model.config.get_text_config().vocab_size))
-    for places in _batches([len(example.input_ids) for example in examples], budget):
-        ids, mask = _padded([examples[place].input_ids for place in places], 0, model.device, left=False)
-        labels, _ = _padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
+    for places in batches([len(example.input_ids) for example in examples], budget):
+        ids, mask = padded([examples[place].input_ids for place in places], 0, model.device, left=False)
+        labels, _ = padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         target = labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(
@@ -116,7 +116,7 @@ def _exact_matches(model: Any, exam: Exam) -> list[bool]:
     prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
     answers: dict[int, str] = {}
     lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
-    for places in _batches(lengths, BATCH_TOKENS[model.device.type]):
+    for places in batches(lengths, BATCH_TOKENS[model.device.type]):
         generated = _generate(model, exam, [prompts[place] for place in places])
         answers |= dict(zip(places, generated, strict=True))
     references = (exam.encoder.reference(row.fields) for row in exam.rows)
@@ -126,7 +126,7 @@ def _exact_matches(model: Any, exam: Exam) -> list[bool]:
 def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[str]:
     tokenizer = exam.encoder.tokenizer
     pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
-    ids, mask = _padded(prompts, pad, model.device, left=True)
+    ids, mask = padded(prompts, pad, model.device, left=True)
     config = GenerationConfig(
         max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
     )
@@ -156,7 +156,7 @@ def _cut(example: Example, size: int) -> Example:
     return Example(example.input_ids[-size:], example.labels[-size:])
 
 
-def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
+def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
     """Places of rows of like length, each batch of at most ``budget`` padded tokens (or one row)."""
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
@@ -168,7 +168,7 @@ def _batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _padded(rows: list[list[int]], value: int, device: Any, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+def padded(rows: list[list[int]], value: int, device: Any, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows as one tensor, and the mask of what is not padding (by length: a pad id may be a real token)."""
     width = max(map(len, rows))
     ids = torch.full((len(rows), width), value)

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
@@ -20,6 +21,7 @@ from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.training import FromConfig
 from finetune_storage import fetch_model
+from finetune_trainer.head import Head, fit_padding, head_of
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
@@ -50,7 +52,12 @@ def load_base(inputs: Inputs, numerics: Numerics) -> Base:
     tokenizer = load_tokenizer(folder, str(ref.uri))
     with naming(str(ref.uri)):
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
-        return Base(_from_folder(folder, resolved.adapter, numerics), tokenizer, stored)
+        head = head_of(resolved)
+        torch.manual_seed(resolved.training.seed)  # a new head is random, in every attempt alike
+        model = _from_folder(folder, resolved.adapter, numerics, head)
+    if head:
+        fit_padding(model, tokenizer)
+    return Base(model, tokenizer, stored)
 
 
 @contextmanager
@@ -62,20 +69,22 @@ def naming(what: str) -> Iterator[None]:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise Failure(Reason.MODEL_NOT_FOUND, f"{what} cannot be loaded as a causal language model: {first}") from error
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{what} cannot be loaded as a language model: {first}") from error
 
 
-def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics) -> Any:
+def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics, head: Head | None) -> Any:
     if (folder / "adapter_config.json").exists():
         raise ValueError("it is an adapter, not a whole model; name the base it was made for")
     quantised = adapter.type == "QLoRA"
     # Weights that learn are kept in float32: bfloat16 would swallow small updates. Frozen ones need not be.
     small = adapter.type != "Full" and numerics.device == "cuda" and numerics.bf16
-    model = AutoModelForCausalLM.from_pretrained(
+    kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
+    model = kind.from_pretrained(
         folder,
+        **(head.settings() if head else {}),
         dtype=torch.bfloat16 if small else torch.float32,
         device_map={"": numerics.device},
-        quantization_config=_nf4(numerics) if quantised else None,
+        quantization_config=_nf4(numerics, head) if quantised else None,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -85,8 +94,9 @@ def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics)
     return model
 
 
-def _nf4(numerics: Numerics) -> BitsAndBytesConfig:
+def _nf4(numerics: Numerics, head: Head | None) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
+        llm_int8_skip_modules=["score", "classifier"] if head else None,  # a new head learns in full
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
@@ -124,15 +134,18 @@ def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int) -> Any:
-    """The model with what learns: itself for Full, else a fresh LoRA adapter on a frozen base."""
+def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM") -> Any:
+    """The model with what learns: itself for Full, else a fresh LoRA adapter on a frozen base.
+
+    ``task`` is PEFT's task type; with SEQ_CLS the head learns and is stored with the adapter.
+    """
     if adapter.type == "Full":
         return model
     from peft import LoraConfig, get_peft_model
 
     everywhere = adapter.target_modules == ("all-linear",)
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=task,
         r=adapter.rank,
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,

@@ -4,6 +4,7 @@ A model prefers the answer whose tokens it finds more probable, all of them take
 and base and tuned model are compared by the same measure, whichever method made the difference.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from finetune_api.reasons import Failure, Reason
@@ -12,18 +13,34 @@ from finetune_trainer.encode import Encoder, Example, Fields, Pair
 from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
 
+Cut = Callable[[Pair, int], Pair]
+"""Shortens a pair to a length, both sides alike."""
 
-def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int) -> list[Pair]:
-    """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more."""
-    pairs = [_cut(encoder.pair(fields), max_length) for fields in rows]
-    kept = [pair for pair in pairs if pair.chosen and pair.rejected and pair.chosen != pair.rejected]
+
+def whole_prompt(pair: Pair, max_length: int) -> Pair:
+    """What is too long loses its end: answers are learned from their beginning on."""
+    room = max(0, max_length - len(pair.prompt))
+    return Pair(pair.prompt[:max_length], pair.chosen[:room], pair.rejected[:room])
+
+
+def whole_answers(pair: Pair, max_length: int) -> Pair:
+    """The prompt loses its beginning, the same for both sides, so that the answers stay whole."""
+    room = max(1, max_length - max(len(pair.chosen), len(pair.rejected)))
+    return whole_prompt(Pair(pair.prompt[-room:], pair.chosen, pair.rejected), max_length)
+
+
+def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut = whole_prompt) -> list[Pair]:
+    """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more, or where
+    the prompt alone is as long."""
+    pairs = [pair for pair in map(encoder.pair, rows) if len(pair.prompt) < max_length]
+    kept = [pair for pair in (cut(pair, max_length) for pair in pairs) if pair.chosen != pair.rejected]
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,
             f"none of the {len(rows)} preferences has two different answers within training.maxLength ({max_length}); raise it",
         )
-    if len(kept) < len(pairs):
-        print(f"{len(pairs) - len(kept)} preferences left out: no difference within {max_length} tokens", flush=True)
+    if len(kept) < len(rows):
+        print(f"{len(rows) - len(kept)} preferences left out: no difference within {max_length} tokens", flush=True)
     return kept
 
 
@@ -35,7 +52,7 @@ def log_probabilities(model: Any, pairs: list[Pair], numerics: Numerics) -> list
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     """Every pair's outcome; the loss is that of the chosen answer."""
-    sides = [_last(exam.encoder.pair(row.fields), exam.max_length).sides() for row in exam.rows]
+    sides = [whole_answers(exam.encoder.pair(row.fields), exam.max_length).sides() for row in exam.rows]
     with at_rest(model), numerics.autocast():
         found = _log_probabilities(model, sides)
     return [
@@ -52,16 +69,3 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
 def _log_probabilities(model: Any, sides: list[tuple[Example, Example]]) -> list[tuple[float, float]]:
     nlls = iter([nll for nll, _ in likelihoods(model, [side for both in sides for side in both])])
     return [(-next(nlls), -next(nlls)) for _ in sides]
-
-
-def _cut(pair: Pair, max_length: int) -> Pair:
-    """As in training: what is too long loses its end."""
-    room = max(0, max_length - len(pair.prompt))
-    return Pair(pair.prompt[:max_length], pair.chosen[:room], pair.rejected[:room])
-
-
-def _last(pair: Pair, max_length: int) -> Pair:
-    """As in the evaluation: the prompt loses its beginning, the same for both sides, so that the answers stay whole."""
-    room = max(1, max_length - max(len(pair.chosen), len(pair.rejected)))
-    prompt = pair.prompt[-room:]
-    return _cut(Pair(prompt, pair.chosen, pair.rejected), max_length)

@@ -109,7 +109,9 @@ def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: s
 
 def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, folder: Path) -> None:
     """Write the weights, and what a server needs to know beside them."""
-    model.generation_config.eos_token_id = outcome.stop_tokens
+    writes = model.can_generate()
+    if writes:
+        model.generation_config.eos_token_id = outcome.stop_tokens
     if resolved.adapter.type == "Full":
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -120,7 +122,10 @@ def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, fold
     config.target_modules = sorted(config.target_modules)  # a set has no order, and equal adapters have equal digests
     # The vocabulary never changes; "auto" would ask a hub about the base.
     model.save_pretrained(folder, save_embedding_layers=False)
-    model.generation_config.save_pretrained(folder)
+    if writes:
+        model.generation_config.save_pretrained(folder)
+    else:  # how many scores there are and what they mean is in the model's own configuration only
+        model.get_base_model().config.save_pretrained(folder)
 
 
 def versions() -> dict[str, str]:

@@ -56,11 +56,12 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
     rows = [row.fields for row in inputs.splits["train"]]
     dataset = method.dataset(encoder, rows, resolved)
-    stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id)
+    writes = base.model.can_generate()  # a head scores texts, and answers nothing
+    stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
     exam = compare.make_exam(inputs, encoder, stops)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
 
-    tuned = model.add_adapter(base.model, resolved.adapter, training.seed)
+    tuned = model.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         companions = train.Companions(progress, Checkpoints(inputs.store), interruption)

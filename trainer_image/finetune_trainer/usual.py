@@ -4,13 +4,14 @@ method           Full     adapter   epochs
 sft              2e-5     2e-4      3
 cpt              2e-5     2e-4      1
 dpo              1e-6     1e-5      1        beta 0.1, loss Sigmoid
+    reward           1e-5     1e-4      1
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from finetune_api.matrix import MethodName
-from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod
+from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import MethodSpec
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ USUAL: Mapping[MethodName, Usual] = {
     "sft": Usual(2e-5, 2e-4, 3.0),
     "cpt": Usual(2e-5, 2e-4, 1.0),
     "dpo": Usual(1e-6, 1e-5, 1.0, sides=2),
+    "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
 }
 
 
@@ -45,6 +47,12 @@ def settings(method: MethodName, stated: MethodSpec, choices: Take) -> MethodSpe
     """The method's member with nothing left out; those of sft and cpt are decided with the training."""
     if method == "dpo":
         return MethodSpec(dpo=_dpo(stated.dpo or DpoMethod(), choices))
+    if method == "reward":
+        reward = stated.reward or RewardMethod()
+        centre = choices.take(
+            "method.reward.centerCoefficient", reward.center_coefficient, 0.0, "only differences count"
+        )
+        return MethodSpec(reward=reward.model_copy(update={"center_coefficient": centre}))
     return stated
 
 

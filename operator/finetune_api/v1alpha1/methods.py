@@ -55,3 +55,13 @@ class DpoMethod(ApiModel):
     """Weight of each loss; left out, 1."""
     label_smoothing: Annotated[float, Field(gt=0, lt=0.5)] | None = None
     """Robust: share of pairs thought to be the wrong way round, left out 0.1. ExoPair: left out 0.001."""
+
+
+class RewardMethod(ApiModel):
+    """Reward model: a new head gives a text one number, the chosen answer a higher one than the rejected (Bradley-Terry).
+
+    Its artifact scores answers for ppo and grpo; it is not served.
+    """
+
+    center_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None
+    """How strongly the rewards of a pair are drawn to a sum of zero; left out, 0. Usual where used: 0.01."""

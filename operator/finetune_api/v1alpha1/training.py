@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, Digest, NotYet, ShortText, Uri, at_most_one, cel, exactly_one
-from finetune_api.v1alpha1.methods import DpoMethod
+from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
 from finetune_api.v1alpha1.references import JobRef, SecretRef
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
@@ -118,8 +118,8 @@ class MethodSpec(ApiModel):
     """Kahneman-Tversky optimisation; not supported yet."""
     orpo: NotYet | None = None
     """Odds-ratio preference optimisation; not supported yet."""
-    reward: NotYet | None = None
-    """Reward model; not supported yet."""
+    reward: RewardMethod | None = None
+    """Reward model."""
     ppo: NotYet | None = None
     """RLHF with proximal policy optimisation; not supported yet."""
     grpo: NotYet | None = None
@@ -249,8 +249,9 @@ class EvaluationSpec(ApiModel):
     )
 
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
-    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy, for dpo also
-    PreferenceAccuracy (share of pairs whose chosen answer is the more probable one) and RewardMargin (its mean lead in nats)."""
+    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy. For
+    preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
+    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head)."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
     """The allowed answers; Accuracy is the share of rows whose most probable label is the right one."""
     compare_with_base: bool = True

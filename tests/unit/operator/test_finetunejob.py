@@ -109,6 +109,7 @@ def test_no_train_pod_before_the_data_is_valid() -> None:
         pytest.param(
             {"evaluation": {"gate": [{"metric": "Loss", "max": 1}]}}, "set dataset.test", id="gate without rows"
         ),
+        pytest.param({"method": {"reward": {}}, "deploy": {"name": "x"}}, "one that scores it", id="deploy a head"),
         pytest.param({"adapter": {"type": "Full"}, "deploy": {"name": "x"}}, "leave deploy out", id="deploy a model"),
         pytest.param(
             {"deploy": {"name": "x", "template": {"server": {"baseModel": {"uri": "s3://b/c"}}}}},

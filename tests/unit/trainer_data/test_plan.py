@@ -104,6 +104,7 @@ class TestDefaults:
             pytest.param(CPT, True, 1e-3, id="random weights"),
             pytest.param({"method": {"dpo": {}}}, False, 1e-5, id="dpo with an adapter"),
             pytest.param({"method": {"dpo": {}}, "adapter": {"type": "Full"}}, False, 1e-6, id="dpo with all weights"),
+            pytest.param({"method": {"reward": {}}}, False, 1e-4, id="reward"),
         ],
     )
     def test_learning_rates(self, members: dict[str, Any], random: bool, rate: float) -> None:

@@ -104,6 +104,16 @@ def deploy_is_an_adapter(spec: FineTuneJobSpec) -> Finding | None:
     )
 
 
+def deploy_writes_text(spec: FineTuneJobSpec) -> Finding | None:
+    """A server goes on with texts; a head scores them."""
+    method = method_of(spec)
+    if spec.deploy is None or method not in ("reward", "classification"):
+        return None
+    return unsupported(
+        f"deploy serves models that write text, and method {method} makes one that scores it; leave deploy out."
+    )
+
+
 def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
     """It is the job's own."""
     template = spec.deploy.template if spec.deploy else None
@@ -120,6 +130,7 @@ BEFORE_START: list[Check] = [
     metrics_fit_the_method,
     gate_has_rows,
     deploy_is_an_adapter,
+    deploy_writes_text,
     deploy_leaves_the_base_out,
 ]
 

@@ -1,0 +1,81 @@
+"""Models with a head that scores a text instead of going on with it: a reward, or classes."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
+
+from finetune_api.artifacts import Resolved
+from finetune_trainer.evaluate import batches, padded
+
+BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
+
+
+class Head(NamedTuple):
+    """What the scores of a text are."""
+
+    labels: tuple[str, ...]
+    """One score for each."""
+    problem: str
+    """Transformers' problem_type, by which it chooses the loss."""
+
+    def settings(self) -> dict[str, Any]:
+        """As transformers' configuration names them."""
+        return {
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
+            "label2id": {label: place for place, label in enumerate(self.labels)},
+            "problem_type": self.problem,
+        }
+
+
+def head_of(resolved: Resolved) -> Head | None:
+    """None for methods whose models write text."""
+    return Head(("reward",), "regression") if resolved.method == "reward" else None
+
+
+def fit_padding(model: Any, tokenizer: Any) -> None:
+    """A decoder's score is read at the last token that is no padding; the configuration says which one pads."""
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def load_scorer(folder: Path, base: Path | None, device: str) -> Any:
+    """A published model that scores texts: whole in ``folder``, or an adapter there for the ``base``; in float32, at rest.
+
+    Its configuration is in ``folder`` in both cases: the scores' number and names, the padding, the base's quantisation.
+    """
+    from peft import PeftModel
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    whole = not (folder / "adapter_config.json").exists()
+    # Left in the configuration, it would say that the base's weights are stored quantised.
+    quantised = config.__dict__.pop("quantization_config", None)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder if whole else base,
+        config=config,
+        quantization_config=BitsAndBytesConfig.from_dict(quantised) if quantised else None,
+        dtype=torch.float32,
+        device_map={"": device},
+        use_safetensors=True,
+        local_files_only=True,
+    )
+    return (model if whole else PeftModel.from_pretrained(model, folder)).eval()
+
+
+def text_scores(model: Any, texts: list[list[int]]) -> list[torch.Tensor]:
+    """Of each text, its scores in float32, one per label."""
+    found: dict[int, torch.Tensor] = {}
+    pad = model.config.get_text_config().pad_token_id
+    for places in batches([len(ids) for ids in texts], BATCH_TOKENS[model.device.type]):
+        ids, mask = padded([texts[place] for place in places], pad, model.device, left=False)
+        logits = model(input_ids=ids, attention_mask=mask).logits.float().cpu()
+        found |= dict(zip(places, logits, strict=True))
+    return list(_in_order(found))
+
+
+def _in_order(found: dict[int, torch.Tensor]) -> Iterator[torch.Tensor]:
+    return (found[place] for place in range(len(found)))
