@@ -23,6 +23,7 @@ from finetune_api.v1alpha1.finetunejob import (
     ArtifactStatus,
     Choice,
     EvaluationStatus,
+    MemoryMeasured,
     ResolvedBaseModel,
     SplitStatistics,
 )
@@ -102,6 +103,8 @@ class JobRecord(ApiModel):
     steps: int
     loss: float | None = None
     """Last training loss."""
+    peak_memory: MemoryMeasured | None = None
+    """Of the training, where it ran on a GPU."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

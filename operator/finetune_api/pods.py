@@ -17,6 +17,7 @@ from finetune_api.v1alpha1.finetunejob import (
     EvaluationStatus,
     FineTuneJobSpec,
     JobError,
+    MemoryMeasured,
     PlanStatus,
     ResolvedBaseModel,
     TrainerStatus,
@@ -119,6 +120,8 @@ class Trained(ApiModel):
     steps: int
     loss: float | None = None
     """Last training loss."""
+    peak_memory: MemoryMeasured | None = None
+    """Of the training, where it ran on a GPU."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     OUTPUT_NOT_WRITABLE = "OutputNotWritable"  # the output cannot be written
     STORAGE_UNAVAILABLE = "StorageUnavailable"  # the store did not answer for minutes
     ARTIFACT_CORRUPT = "ArtifactCorrupt"  # a file does not have the digest its manifest states
+    DOES_NOT_FIT = "DoesNotFit"  # the plan needs more memory than the stated GPU has
     OUT_OF_MEMORY = "OutOfMemory"  # device or container memory
     BACKEND_ERROR = (
         "BackendError"  # the provider of a delegated job refused it, or its job failed or was cancelled there
@@ -72,6 +73,7 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.BACKEND_ERROR: 21,
     Reason.PROVIDER_UNAVAILABLE: 22,
     Reason.DRY_RUN: 23,
+    Reason.DOES_NOT_FIT: 24,
     Reason.INTERRUPTED: 143,
 }
 

@@ -21,6 +21,7 @@ def published(store: Store) -> Trained | None:
         trained_tokens=job.trained_tokens,
         steps=job.steps,
         loss=job.loss,
+        peak_memory=job.peak_memory,
         provider=job.provider,
     )
 

@@ -9,6 +9,7 @@ from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
 from finetune_api.v1alpha1.training import FromConfig
 from finetune_stage.outcome import Places
 from finetune_storage import fetch_model, is_model_file, pin_model
+from finetune_trainer.memory import Shape, shape_of
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS
 
 CODE_FIELD = "auto_map"
@@ -25,14 +26,26 @@ class BaseFacts(NamedTuple):
     is_large: bool
     random: bool
     """Made from random weights."""
+    shape: Shape | None = None
+    """Sizes, where the architecture is one whose memory can be predicted."""
 
 
 def from_config(stated: FromConfig) -> BaseFacts:
     """A base that is yet to be made."""
     size = _parameters(stated.layers, stated.hidden_size, stated.vocabulary_size)
-    return BaseFacts(
-        ResolvedBaseModel(), stated.max_position_embeddings or DEFAULT_POSITIONS, size >= LARGE, random=True
+    heads = stated.attention_heads
+    shape = Shape(
+        stated.hidden_size,
+        stated.intermediate_size,
+        stated.layers,
+        heads,
+        stated.key_value_heads or heads,
+        stated.hidden_size // heads,
+        stated.vocabulary_size,
+        stated.tie_word_embeddings,
     )
+    positions = stated.max_position_embeddings or DEFAULT_POSITIONS
+    return BaseFacts(ResolvedBaseModel(), positions, size >= LARGE, random=True, shape=shape)
 
 
 def inspect(base: ResolvedBaseModel, folder: Path, places: Places) -> BaseFacts:
@@ -54,6 +67,7 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places) -> BaseFacts:
         getattr(config, "max_position_embeddings", None),
         _parameters(config.num_hidden_layers, config.hidden_size, config.vocab_size) >= LARGE,
         random=False,
+        shape=shape_of(config),
     )
 
 

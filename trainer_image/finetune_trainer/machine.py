@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.finetunejob import MemoryMeasured
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
@@ -43,6 +44,17 @@ def naming_memory(doing: str) -> Iterator[None]:
             f"out of memory while {doing}; a smaller training.microBatchSize or maxLength, or gradientCheckpointing: true, "
             "needs less",
         ) from error
+
+
+def peak_memory() -> MemoryMeasured | None:
+    """What training took of the GPU so far; None on a CPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return MemoryMeasured(
+        allocated_bytes=torch.cuda.max_memory_allocated(), reserved_bytes=torch.cuda.max_memory_reserved()
+    )
 
 
 def pin_threads() -> int:

@@ -6,7 +6,8 @@
     learningRate         by method; random weights: 1e-3
     batchSize            16, or all sequences where there are fewer
     maxLength            99 % of the training rows fit, rounded up to 64; cpt: 2048; never more than the base's positions
-    microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass
+    microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass that fits the stated GPU
+    gradientCheckpointing  only where the stated GPU needs it; without one, from a billion parameters on
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run
@@ -17,7 +18,7 @@ Batches count sequences; the steps are those the train stage takes (:mod:`finetu
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import NamedTuple, TypeVar
 
@@ -25,11 +26,13 @@ from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
 from finetune_api.matrix import METHODS, METRICS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Split
-from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec, MemoryPlan
 from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSpec, Metric, TrainingSpec
+from finetune_trainer import fitting
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
+from finetune_trainer.memory import Load
 from finetune_trainer.usual import USUAL, settings
 
 T = TypeVar("T")
@@ -56,6 +59,15 @@ class Choices:
         return chosen
 
 
+class Forecast(NamedTuple):
+    """What the training will take; for the status."""
+
+    packing_efficiency: float
+    memory: MemoryPlan | None = None
+    largest_micro_batch_size: int | None = None
+    estimated_seconds: int | None = None
+
+
 class Plan(NamedTuple):
     """Nothing left out."""
 
@@ -64,6 +76,7 @@ class Plan(NamedTuple):
     evaluation: EvaluationSpec
     method: MethodSpec
     """Its settings: the member of the method, filled in."""
+    forecast: Forecast
 
 
 class Situation(NamedTuple):
@@ -113,7 +126,8 @@ def decide(seen: Situation, choices: Choices) -> Plan:
         raise Failure(Reason.CONFIG_INVALID, sentence)
     evaluation = _evaluation(seen, choices)
     method = settings(seen.method, seen.spec.method or MethodSpec(), choices)
-    return Plan(adapter, _training(seen, adapter, choices), evaluation, method)
+    training, forecast = _training(seen, adapter, choices)
+    return Plan(adapter, training, evaluation, method, forecast)
 
 
 def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
@@ -147,6 +161,17 @@ class _Extent(NamedTuple):
     batch_size: int
     epochs: float | None
     steps: int
+    sequences: int
+    """Of an epoch."""
+
+
+class _Size(NamedTuple):
+    """Of a forward pass."""
+
+    micro_batch: int
+    recompute: bool
+    why_rows: str
+    why_recompute: str
 
 
 def _extent(seen: Situation, choices: Choices) -> _Extent:
@@ -164,29 +189,32 @@ def _extent(seen: Situation, choices: Choices) -> _Extent:
         "training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences"
     )
     if stated.max_steps is not None:
-        return _Extent(packing, max_length, batch, None, stated.max_steps)
+        return _Extent(packing, max_length, batch, None, stated.max_steps, sequences)
     epochs = choices.take("training.epochs", stated.epochs, USUAL[seen.method].epochs, f"usual for {seen.method}")
-    return _Extent(packing, max_length, batch, epochs, max(1, ceil(epochs * ceil(sequences / batch))))
+    steps = max(1, ceil(epochs * ceil(sequences / batch)))
+    return _Extent(packing, max_length, batch, epochs, steps, sequences)
 
 
-def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> ResolvedTraining:
+def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> tuple[ResolvedTraining, Forecast]:
     stated = seen.spec.training or TrainingSpec()
     full = adapter.type == "Full"
     extent = _extent(seen, choices)
     rate, why = _learning_rate(seen.method, full, seen.base.random)
-    micro_batch = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
+    size, forecast = _size(seen, adapter, extent)
     tenth = ceil(extent.steps / CHECKPOINTS)
 
     def take(name: str, value: T | None, chosen: T, reason: str) -> T:
         return choices.take(f"training.{name}", value, chosen, reason)
 
-    return ResolvedTraining(
-        **extent._asdict(),
+    training = ResolvedTraining(
+        packing=extent.packing,
+        max_length=extent.max_length,
+        batch_size=extent.batch_size,
+        epochs=extent.epochs,
+        steps=extent.steps,
         max_steps=stated.max_steps,
         learning_rate=take("learningRate", stated.learning_rate, rate, why),
-        micro_batch_size=take(
-            "microBatchSize", stated.micro_batch_size, micro_batch, f"at most {TOKENS_PER_PASS} tokens per forward pass"
-        ),
+        micro_batch_size=take("microBatchSize", stated.micro_batch_size, size.micro_batch, size.why_rows),
         scheduler=take("scheduler", stated.scheduler, "Cosine", "usual"),
         warmup_ratio=take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
         weight_decay=take("weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"),
@@ -195,14 +223,44 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         gradient_checkpointing=take(
             "gradientCheckpointing",
             stated.gradient_checkpointing,
-            seen.base.is_large,
-            "true from a billion parameters on",
+            size.recompute,
+            size.why_recompute,
         ),
         precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
         seed=take("seed", stated.seed, DEFAULT_SEED, "the same run every time"),
         checkpoint_every_steps=take("checkpointEverySteps", stated.checkpoint_every_steps, tenth, "a tenth of the run"),
         assistant_only_loss=_answers_only(seen, choices),
     )
+    return training, forecast
+
+
+def _size(seen: Situation, adapter: ResolvedAdapterSpec, extent: _Extent) -> tuple[_Size, Forecast]:
+    """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
+    stated = seen.spec.training or TrainingSpec()
+    tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
+    efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
+    gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
+    usual = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
+    thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
+    by_rule = _Size(usual, seen.base.is_large, thumb, "true from a billion parameters on")
+    if gpu is None or seen.base.shape is None or seen.method not in ("sft", "cpt") or stated.precision == "Float32":
+        return by_rule, Forecast(efficiency)
+    dropout = adapter.dropout if adapter.type != "Full" else 0.0
+    load = Load(adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout)
+    asked = fitting.Asked(load, extent.batch_size, stated.micro_batch_size, stated.gradient_checkpointing)
+    found = fitting.fit(seen.base.shape, gpu, asked)
+    if found is None:
+        return by_rule, Forecast(efficiency)
+    load = replace(load, rows=found.micro_batch, recompute=found.recompute)
+    trained = round(extent.steps * extent.batch_size * tokens / max(1, extent.sequences))
+    forecast = Forecast(
+        efficiency,
+        fitting.shown(gpu, found.memory),
+        found.largest,
+        fitting.seconds(seen.base.shape, gpu, load, trained),
+    )
+    room = f"{found.memory.reserved / fitting.GIB:.1f} of {gpu.memory / fitting.GIB:.1f} GiB of {gpu.name}"
+    return _Size(found.micro_batch, found.recompute, f"{thumb}; needs {room}", f"needs {room}"), forecast
 
 
 def _packing(seen: Situation, choices: Choices) -> bool:

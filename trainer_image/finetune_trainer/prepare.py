@@ -140,7 +140,7 @@ def _publish(
             invalid=checked.data.invalid,
             resolved_digest=digest_of(resolved),
         ),
-        plan=PlanStatus(choices=choices.made, steps=plan.training.steps),
+        plan=PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict()),
     )
 
 

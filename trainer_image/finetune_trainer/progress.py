@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from finetune_api.artifacts import METRICS
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob import Checkpoint, TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob import Checkpoint, MemoryMeasured, TrainerMetric, TrainerStatus
 from finetune_stage.report import Reporter
 from finetune_storage import Store
 from finetune_trainer.checkpoints import KEPT, now
@@ -22,6 +22,8 @@ class Course(NamedTuple):
     tokens: int
     loss: float | None
     """The last one logged."""
+    peak_memory: MemoryMeasured | None = None
+    """On a GPU."""
 
 
 class Progress:

@@ -104,6 +104,7 @@ def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: s
         trained_tokens=outcome.course.tokens,
         steps=outcome.course.steps,
         loss=outcome.course.loss,
+        peak_memory=outcome.course.peak_memory,
     )
 
 

@@ -23,6 +23,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # hardly any fragmentation: the memory plan rests on it
 }
 
 

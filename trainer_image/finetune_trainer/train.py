@@ -6,16 +6,19 @@ uninterrupted one. Called by :mod:`finetune_trainer.recipe`.
 
 import math
 import shutil
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from finetune_api.artifacts import ResolvedTraining
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.interruption import Interruption
-from finetune_trainer.machine import Numerics, naming_memory
+from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.methods.lesson import non_finite
 from finetune_trainer.progress import Course, Progress
 
@@ -61,13 +64,24 @@ def train(trainer: Any, companions: Companions, max_length: int) -> Course:
         return _course(TrainerState.load_from_json(str(resumed / STATE_FILE)))
     rows = settings.per_device_train_batch_size
     where = f"training with a micro batch of {rows} rows of up to {max_length} tokens"
-    with companions.interruption.deferred(), naming_memory(where):
+    with companions.interruption.deferred(), naming_memory(where), _plain_inputs(trainer):
         trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)
     shutil.rmtree(resumed, ignore_errors=True)
     companions.interruption.check(
         f"at step {trainer.state.global_step} of {settings.max_steps}; its checkpoint is committed"
     )
     return _course(trainer.state)
+
+
+def _plain_inputs(trainer: Any) -> AbstractContextManager[None]:
+    """Under autocast PEFT's float32 copy of every layer's input is bfloat16 again at once: left out, it saves a tenth of
+    time and memory. DoRA computes its norms in that type and keeps it."""
+    configs = getattr(trainer.model, "peft_config", {}).values()
+    in_float32 = any(getattr(config, "use_dora", False) for config in configs)
+    plain: AbstractContextManager[None] = disable_input_dtype_casting(
+        trainer.model, active=trainer.args.bf16 and not in_float32
+    )
+    return plain
 
 
 def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work: Path) -> dict[str, Any]:
@@ -117,6 +131,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self._to = companions
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the base's evaluation took memory of its own
+            torch.cuda.reset_peak_memory_stats()
         self._to.progress.begin(state.global_step, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -144,4 +161,4 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
 def _course(state: TrainerState) -> Course:
     losses = [line["loss"] for line in state.log_history if "loss" in line]
-    return Course(state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None)
+    return Course(state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None, peak_memory())

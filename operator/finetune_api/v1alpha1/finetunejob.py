@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.conditions import Conditions
-from finetune_api.model import ApiModel, Digest, Message, ShortText, Timestamp, Uri, cel, exactly_one
+from finetune_api.model import (
+    ApiModel,
+    Digest,
+    Message,
+    Quantity,
+    ShortText,
+    Timestamp,
+    Uri,
+    at_most_one,
+    cel,
+    exactly_one,
+)
 from finetune_api.v1alpha1.adapterdeployment import Server, Traffic
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel, ProviderStatus, VertexBackend
@@ -34,11 +45,28 @@ class OutputSpec(ApiModel):
     """Credentials to write it."""
 
 
+GpuModel = Literal["T4", "L4", "A10", "L40S", "A100-40GB", "A100-80GB", "H100-80GB", "H200", "B200"]
+
+
 class KubernetesBackend(ApiModel):
     """Run in pods of this cluster."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            at_most_one("gpuModel", "gpuMemory"),
+            (
+                "!(has(self.gpuModel) || has(self.gpuMemory)) || (has(self.gpus) && self.gpus > 0)",
+                "gpuModel and gpuMemory describe the GPUs: set gpus too",
+            ),
+        )
+    )
+
     gpus: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs (nvidia.com/gpu) of the train pod, 0 or 1; left out, 0."""
+    gpu_model: GpuModel | None = None
+    """Which GPU the pod will get: memory is planned for it, and a job that cannot fit is refused before it takes one."""
+    gpu_memory: Quantity | None = None
+    """Memory of a GPU that is not among the models, for example 48Gi."""
     image: ShortText | None = None
     """Trainer image; any image that keeps the pod contract (docs/pod-contract.md)."""
     resources: Resources | None = None
@@ -207,6 +235,41 @@ class DatasetStatus(ApiModel):
     """sha256 of resolved.json, which names every prepared file with its own sha256."""
 
 
+Bytes = Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})]
+
+
+class MemoryPlan(ApiModel):
+    """Predicted peak of a training step on one GPU, in bytes, by what takes it."""
+
+    gpu: Annotated[str, Field(max_length=64)]
+    """The GPU it was planned for."""
+    gpu_bytes: Bytes
+    """Memory of that GPU."""
+    weights_bytes: Bytes
+    """Base model and adapter."""
+    gradients_bytes: Bytes
+    """Of the weights that learn."""
+    optimizer_bytes: Bytes
+    """State of the optimiser."""
+    activations_bytes: Bytes
+    """What the backward pass needs of the forward pass, and temporaries."""
+    logits_bytes: Bytes
+    """Output layer and loss."""
+    allocated_bytes: Bytes
+    """All of it, as torch counts it."""
+    reserved_bytes: Bytes
+    """What torch takes from the GPU for it."""
+
+
+class MemoryMeasured(ApiModel):
+    """Peak of the training as torch measured it, in bytes."""
+
+    allocated_bytes: Bytes
+    """torch.cuda.max_memory_allocated."""
+    reserved_bytes: Bytes
+    """torch.cuda.max_memory_reserved."""
+
+
 class PlanStatus(ApiModel):
     """What was decided before training."""
 
@@ -214,6 +277,16 @@ class PlanStatus(ApiModel):
     """Values the spec left out."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Optimiser steps."""
+    packing_efficiency: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Share of the sequences' places that hold a token."""
+    memory: MemoryPlan | None = None
+    """Predicted peak; where gpuModel or gpuMemory is stated and the architecture is one that can be counted."""
+    measured: MemoryMeasured | None = None
+    """Measured peak."""
+    largest_micro_batch_size: Annotated[int, Field(ge=1)] | None = None
+    """The largest micro batch that would fit the stated GPU."""
+    estimated_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Rough length of the training on the stated GPU."""
 
 
 class GateResult(ApiModel):

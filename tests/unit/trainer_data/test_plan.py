@@ -21,6 +21,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.encode import IGNORED, Example
+from finetune_trainer.memory import Shape
 from finetune_trainer.plan import Choices, Plan, Situation, decide
 
 
@@ -254,3 +255,43 @@ class TestTerminationMessage:
             summary = failed("Train", caught)
         assert summary.error is not None
         assert "TypeError in dataclasses.py:" in summary.error.message
+
+
+class TestMemory:
+    """By the stated GPU; the prediction itself is tested in test_memory.py."""
+
+    EIGHT = Shape(4096, 14336, 32, 32, 8, 128, 128256, False)
+
+    def planned(self, backend: dict[str, Any] | None, **training: Any) -> tuple[Plan, Choices]:
+        choices = Choices()
+        base = BaseFacts(ResolvedBaseModel(), 8192, is_large=True, random=False, shape=self.EIGHT)
+        spec = (
+            a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096, **training}) if backend else a_spec()
+        )
+        rows = {"train": lengths(*[3000] * 100)}
+        return decide(Situation(spec, base, rows), choices), choices  # type: ignore[arg-type]
+
+    def test_without_a_stated_gpu_by_rule_of_thumb(self) -> None:
+        found, _ = self.planned({"gpus": 1})
+        assert found.forecast.memory is None
+        assert found.training.gradient_checkpointing
+
+    def test_a_stated_gpu_decides_batch_and_recomputation(self) -> None:
+        found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
+        assert (found.training.micro_batch_size, found.training.gradient_checkpointing) == (2, False)
+        assert found.forecast.memory is not None
+        assert found.forecast.memory.gpu == "H200"
+        assert found.forecast.packing_efficiency == pytest.approx(3000 / 4096)
+        assert found.forecast.estimated_seconds
+        why = next(choice.reason for choice in choices.made if choice.field == "training.gradientCheckpointing")
+        assert "GiB of H200" in why
+
+    def test_a_job_that_cannot_fit_is_refused_before_it_takes_a_gpu(self) -> None:
+        with pytest.raises(Failure, match=r"training needs at least .* GiB on the GPU") as caught:
+            self.planned({"gpus": 1, "gpuModel": "T4"})
+        assert caught.value.reason is Reason.DOES_NOT_FIT
+
+    def test_the_status_holds_it(self) -> None:
+        found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
+        status = PlanStatus(choices=choices.made, steps=1, **found.forecast._asdict())
+        assert status.wire()["memory"]["reservedBytes"] == found.forecast.memory.reserved_bytes  # type: ignore[union-attr]

@@ -39,6 +39,10 @@ class Lengths:
         kept = [tokens for tokens, learned in pairs if keep_all or learned < max_length]
         return sequence_count(kept, max_length, packing=packing, whole_text=whole_text)
 
+    def kept_tokens(self, max_length: int, *, whole_text: bool) -> int:
+        """Tokens of an epoch; rows are cut at ``max_length``, joined texts are not."""
+        return sum(self.tokens if whole_text else (min(tokens, max_length) for tokens in self.tokens))
+
     def statistics(self, name: SplitName, training: ResolvedTraining, method: str) -> SplitStatistics:
         """What the user is shown."""
         joined = training.packing and method == "cpt"
