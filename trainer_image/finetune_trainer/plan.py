@@ -17,28 +17,22 @@
 Batches count sequences; the steps are those the train stage takes (:mod:`finetune_trainer.data.packing`).
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import METHODS, METRICS, MethodName, foreign_metrics, refusal
+from finetune_api.matrix import METRICS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Split
-from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec, MemoryPlan
+from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
 from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSpec, Metric, TrainingSpec
-from finetune_trainer import fitting
-from finetune_trainer.base_model import BaseFacts
-from finetune_trainer.data.measuring import Lengths
-from finetune_trainer.data.sources import SplitName
-from finetune_trainer.memory import Load
+from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
 T = TypeVar("T")
 
 DEFAULT_SEED = 42
-TOKENS_PER_PASS = 8192
 LONGEST_TEXT = 2048
 LONGEST_ANSWER = 4096
 SHARE_THAT_FITS = 0.99
@@ -59,15 +53,6 @@ class Choices:
         return chosen
 
 
-class Forecast(NamedTuple):
-    """What the training will take; for the status."""
-
-    packing_efficiency: float
-    memory: MemoryPlan | None = None
-    largest_micro_batch_size: int | None = None
-    estimated_seconds: int | None = None
-
-
 class Plan(NamedTuple):
     """Nothing left out."""
 
@@ -77,30 +62,6 @@ class Plan(NamedTuple):
     method: MethodSpec
     """Its settings: the member of the method, filled in."""
     forecast: Forecast
-
-
-class Situation(NamedTuple):
-    """What the decisions rest on."""
-
-    spec: FineTuneJobSpec
-    base: BaseFacts
-    lengths: Mapping[SplitName, Lengths]
-
-    @property
-    def method(self) -> MethodName:
-        """The one that is stated, or sft."""
-        return method_of(self.spec)
-
-    @property
-    def held_out(self) -> Lengths | None:
-        """The split the evaluation uses: test, else validation."""
-        return self.lengths.get("test") or self.lengths.get("validation")
-
-
-def method_of(spec: FineTuneJobSpec) -> MethodName:
-    """The one that is stated; sft without one."""
-    stated = spec.method.wire() if spec.method else {}
-    return next((name for name in METHODS if name in stated), "sft")
 
 
 def answers_only(spec: FineTuneJobSpec) -> bool:
@@ -153,28 +114,7 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
     )
 
 
-class _Extent(NamedTuple):
-    """How long the training is."""
-
-    packing: bool
-    max_length: int
-    batch_size: int
-    epochs: float | None
-    steps: int
-    sequences: int
-    """Of an epoch."""
-
-
-class _Size(NamedTuple):
-    """Of a forward pass."""
-
-    micro_batch: int
-    recompute: bool
-    why_rows: str
-    why_recompute: str
-
-
-def _extent(seen: Situation, choices: Choices) -> _Extent:
+def _extent(seen: Situation, choices: Choices) -> Extent:
     stated = seen.spec.training or TrainingSpec()
     is_text = seen.method == "cpt"
     packing = _packing(seen, choices)
@@ -189,10 +129,10 @@ def _extent(seen: Situation, choices: Choices) -> _Extent:
         "training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences"
     )
     if stated.max_steps is not None:
-        return _Extent(packing, max_length, batch, None, stated.max_steps, sequences)
+        return Extent(packing, max_length, batch, None, stated.max_steps, sequences)
     epochs = choices.take("training.epochs", stated.epochs, USUAL[seen.method].epochs, f"usual for {seen.method}")
     steps = max(1, ceil(epochs * ceil(sequences / batch)))
-    return _Extent(packing, max_length, batch, epochs, steps, sequences)
+    return Extent(packing, max_length, batch, epochs, steps, sequences)
 
 
 def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> tuple[ResolvedTraining, Forecast]:
@@ -200,7 +140,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
     full = adapter.type == "Full"
     extent = _extent(seen, choices)
     rate, why = _learning_rate(seen.method, full, seen.base.random)
-    size, forecast = _size(seen, adapter, extent)
+    chosen, forecast = size(seen, adapter, extent)
     tenth = ceil(extent.steps / CHECKPOINTS)
 
     def take(name: str, value: T | None, chosen: T, reason: str) -> T:
@@ -214,7 +154,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         steps=extent.steps,
         max_steps=stated.max_steps,
         learning_rate=take("learningRate", stated.learning_rate, rate, why),
-        micro_batch_size=take("microBatchSize", stated.micro_batch_size, size.micro_batch, size.why_rows),
+        micro_batch_size=take("microBatchSize", stated.micro_batch_size, chosen.micro_batch, chosen.why_rows),
         scheduler=take("scheduler", stated.scheduler, "Cosine", "usual"),
         warmup_ratio=take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
         weight_decay=take("weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"),
@@ -223,8 +163,8 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         gradient_checkpointing=take(
             "gradientCheckpointing",
             stated.gradient_checkpointing,
-            size.recompute,
-            size.why_recompute,
+            chosen.recompute,
+            chosen.why_recompute,
         ),
         precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
         seed=take("seed", stated.seed, DEFAULT_SEED, "the same run every time"),
@@ -232,35 +172,6 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         assistant_only_loss=_answers_only(seen, choices),
     )
     return training, forecast
-
-
-def _size(seen: Situation, adapter: ResolvedAdapterSpec, extent: _Extent) -> tuple[_Size, Forecast]:
-    """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
-    stated = seen.spec.training or TrainingSpec()
-    tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
-    efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
-    gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
-    usual = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
-    thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
-    by_rule = _Size(usual, seen.base.is_large, thumb, "true from a billion parameters on")
-    if gpu is None or seen.base.shape is None or seen.method not in ("sft", "cpt") or stated.precision == "Float32":
-        return by_rule, Forecast(efficiency)
-    dropout = adapter.dropout if adapter.type != "Full" else 0.0
-    load = Load(adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout)
-    asked = fitting.Asked(load, extent.batch_size, stated.micro_batch_size, stated.gradient_checkpointing)
-    found = fitting.fit(seen.base.shape, gpu, asked)
-    if found is None:
-        return by_rule, Forecast(efficiency)
-    load = replace(load, rows=found.micro_batch, recompute=found.recompute)
-    trained = round(extent.steps * extent.batch_size * tokens / max(1, extent.sequences))
-    forecast = Forecast(
-        efficiency,
-        fitting.shown(gpu, found.memory),
-        found.largest,
-        fitting.seconds(seen.base.shape, gpu, load, trained),
-    )
-    room = f"{found.memory.reserved / fitting.GIB:.1f} of {gpu.memory / fitting.GIB:.1f} GiB of {gpu.name}"
-    return _Size(found.micro_batch, found.recompute, f"{thumb}; needs {room}", f"needs {room}"), forecast
 
 
 def _packing(seen: Situation, choices: Choices) -> bool:
@@ -308,11 +219,6 @@ def _learning_rate(method: MethodName, full: bool, random: bool) -> tuple[float,
     usual = USUAL[method]
     what = "all weights of a trained model" if full else "adapters"
     return usual.full_rate if full else usual.adapter_rate, f"usual for {method} with {what}"
-
-
-def _micro_batch(batch: int, row_tokens: int) -> int:
-    most = max(1, TOKENS_PER_PASS // row_tokens)
-    return next(size for size in range(min(batch, most), 0, -1) if batch % size == 0)
 
 
 def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:

@@ -20,7 +20,8 @@ from finetune_trainer.data.measuring import Lengths, measure
 from finetune_trainer.data.sources import SplitName, fetch_sources
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 from finetune_trainer.encode import encoder
-from finetune_trainer.plan import Choices, Plan, Situation, answers_only, decide, method_of, split_seed
+from finetune_trainer.plan import Choices, Plan, answers_only, decide, split_seed
+from finetune_trainer.sizing import Situation, method_of
 from finetune_trainer.tokenizer import load_tokenizer, train_tokenizer
 
 PROBE = ".write-probe"

@@ -22,7 +22,8 @@ from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.memory import Shape
-from finetune_trainer.plan import Choices, Plan, Situation, decide
+from finetune_trainer.plan import Choices, Plan, decide
+from finetune_trainer.sizing import Situation
 
 
 def a_spec(**members: Any) -> FineTuneJobSpec:

@@ -1,0 +1,109 @@
+"""How much goes into a forward pass, and what the training will take: by the memory of the stated GPU. Pure.
+
+Called by :mod:`finetune_trainer.plan`; the prediction is :mod:`finetune_trainer.memory`'s, the choice :mod:`finetune_trainer.fitting`'s.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import NamedTuple
+
+from finetune_api.artifacts import ResolvedAdapterSpec
+from finetune_api.matrix import METHODS, MethodName
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, MemoryPlan
+from finetune_api.v1alpha1.training import TrainingSpec
+from finetune_trainer import fitting
+from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.sources import SplitName
+from finetune_trainer.memory import Load
+from finetune_trainer.usual import USUAL
+
+TOKENS_PER_PASS = 8192
+
+
+class Situation(NamedTuple):
+    """What the decisions rest on."""
+
+    spec: FineTuneJobSpec
+    base: BaseFacts
+    lengths: Mapping[SplitName, Lengths]
+
+    @property
+    def method(self) -> MethodName:
+        """The one that is stated, or sft."""
+        return method_of(self.spec)
+
+    @property
+    def held_out(self) -> Lengths | None:
+        """The split the evaluation uses: test, else validation."""
+        return self.lengths.get("test") or self.lengths.get("validation")
+
+
+def method_of(spec: FineTuneJobSpec) -> MethodName:
+    """The one that is stated; sft without one."""
+    stated = spec.method.wire() if spec.method else {}
+    return next((name for name in METHODS if name in stated), "sft")
+
+
+class Forecast(NamedTuple):
+    """What the training will take; for the status."""
+
+    packing_efficiency: float
+    memory: MemoryPlan | None = None
+    largest_micro_batch_size: int | None = None
+    estimated_seconds: int | None = None
+
+
+class Extent(NamedTuple):
+    """How long the training is."""
+
+    packing: bool
+    max_length: int
+    batch_size: int
+    epochs: float | None
+    steps: int
+    sequences: int
+    """Of an epoch."""
+
+
+class Size(NamedTuple):
+    """Of a forward pass."""
+
+    micro_batch: int
+    recompute: bool
+    why_rows: str
+    why_recompute: str
+
+
+def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:
+    """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
+    stated = seen.spec.training or TrainingSpec()
+    tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
+    efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
+    gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
+    usual = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
+    thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
+    by_rule = Size(usual, seen.base.is_large, thumb, "true from a billion parameters on")
+    if gpu is None or seen.base.shape is None or seen.method not in ("sft", "cpt") or stated.precision == "Float32":
+        return by_rule, Forecast(efficiency)
+    dropout = adapter.dropout if adapter.type != "Full" else 0.0
+    load = Load(adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout)
+    asked = fitting.Asked(load, extent.batch_size, stated.micro_batch_size, stated.gradient_checkpointing)
+    found = fitting.fit(seen.base.shape, gpu, asked)
+    if found is None:
+        return by_rule, Forecast(efficiency)
+    load = replace(load, rows=found.micro_batch, recompute=found.recompute)
+    trained = round(extent.steps * extent.batch_size * tokens / max(1, extent.sequences))
+    forecast = Forecast(
+        efficiency,
+        fitting.shown(gpu, found.memory),
+        found.largest,
+        fitting.seconds(seen.base.shape, gpu, load, trained),
+    )
+    room = f"{found.memory.reserved / fitting.GIB:.1f} of {gpu.memory / fitting.GIB:.1f} GiB of {gpu.name}"
+    return Size(found.micro_batch, found.recompute, f"{thumb}; needs {room}", f"needs {room}"), forecast
+
+
+def _micro_batch(batch: int, row_tokens: int) -> int:
+    most = max(1, TOKENS_PER_PASS // row_tokens)
+    return next(size for size in range(min(batch, most), 0, -1) if batch % size == 0)
