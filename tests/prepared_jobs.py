@@ -86,6 +86,15 @@ def preferences(count: int, first: int = 0) -> Rows:
     ]
 
 
+def verdicts(count: int, first: int = 0) -> Rows:
+    """The same preferences, each side with its verdict."""
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in preferences(count, first)
+        for side in ("chosen", "rejected")
+    ]
+
+
 def training(**changes: Any) -> ResolvedTraining:
     """Hyperparameters of a short run on a tiny model."""
     defaults: dict[str, Any] = {

@@ -12,7 +12,7 @@ MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo"
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 
-SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "reward")
+SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward")
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ("Full", "LoRA", "QLoRA")
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
@@ -22,6 +22,8 @@ METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy"),
     "cpt": ("Loss", "Perplexity"),
     "dpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
+    "kto": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
+    "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
 }
 """What each method can be measured by."""

@@ -30,7 +30,8 @@ class RowScore(ApiModel):
     label_correct: bool | None = None
     """Whether the right label is the most probable one."""
     margin: float | None = None
-    """A preference: the score of the chosen answer less that of the rejected one."""
+    """A preference: the score of the chosen answer less that of the rejected one. kto: on good answers to a prompt that has a
+    bad one too."""
 
 
 class EvaluationFile(ApiModel):
@@ -64,7 +65,8 @@ def _figure(metric: Metric, scores: list[RowScore]) -> float:
     if metric == "Perplexity":
         return math.exp(min(_loss(scores), HIGHEST_LOSS))
     if metric == "RewardMargin":
-        return sum(score.margin or 0.0 for score in scores) / len(scores)
+        margins = [score.margin for score in scores if score.margin is not None]
+        return sum(margins) / max(1, len(margins))
     return share(correct(scores, metric))
 
 
@@ -75,7 +77,7 @@ def _loss(scores: list[RowScore]) -> float:
 def correct(scores: list[RowScore], metric: Metric) -> list[bool]:
     """Row by row, for a metric that is a share of right rows."""
     if metric == "PreferenceAccuracy":
-        return [score.margin is not None and score.margin > 0 for score in scores]
+        return [score.margin > 0 for score in scores if score.margin is not None]
     found = [score.exact if metric == "ExactMatch" else score.label_correct for score in scores]
     return [bool(value) for value in found]
 

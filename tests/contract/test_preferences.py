@@ -15,7 +15,7 @@ from finetune_api.v1alpha1.training import EvaluationSpec, GateRule, MethodSpec
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder
-from prepared_jobs import colour_chats, job_store, preferences, prepare_job, train_here, training
+from prepared_jobs import colour_chats, job_store, preferences, prepare_job, train_here, training, verdicts
 from tiny_models import write_tiny_llama
 
 ADAPTERS = [
@@ -207,3 +207,48 @@ class TestReward:
         model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
         assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
         assert model.config.id2label == {0: "reward"}
+
+
+class TestOrpoAndKto:
+    @pytest.mark.parametrize("method", ["orpo", "kto"])
+    @pytest.mark.parametrize(("adapter", "rate"), ADAPTERS)
+    def test_good_answers_are_preferred_and_the_files_alone_do_so_too(
+        self, bucket: str, secret: Path, tmp_path: Path, method: str, adapter: ResolvedAdapterSpec, rate: float
+    ) -> None:
+        base = write_tiny_llama(tmp_path / "base", hidden_size=64)
+        rows = ROWS if method == "orpo" else {"train": verdicts(48), "test": verdicts(24, 200)}
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            rows,
+            method=method,
+            adapter=adapter,
+            settings=settings(rate, micro_batch_size=4),
+            evaluation=PREFERRED,
+            base=base,
+        )
+        trained = train_here(config, secret.parent, tmp_path / "work")
+        assert trained.gate_passed, trained.evaluation
+        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        found, stored = scores(model, tokenizer, rows["test"], config, secret), published(config, secret).tuned
+        assert [each.nll for each in found] == pytest.approx([each.nll for each in stored], abs=1e-3)
+        assert [each.id for each in found if each.margin is not None] == [
+            each.id for each in stored if each.margin is not None
+        ]
+
+    def test_kto_needs_more_than_one_row_at_a_time(self, bucket: str, secret: Path, tmp_path: Path) -> None:
+        rows = {"train": verdicts(8)}
+        config = prepare_job(bucket, secret.parent, rows, method="kto", settings=training(micro_batch_size=1))
+        with pytest.raises(Failure, match="one row is none: set training") as caught:
+            train_here(config, secret.parent, tmp_path / "work")
+        assert caught.value.reason is Reason.CONFIG_INVALID
+
+    def test_the_odds_ratio_of_equal_answers_is_even(self) -> None:
+        import torch
+
+        from finetune_trainer.methods.orpo import odds_ratio_loss
+
+        likely, unlikely = torch.tensor([-0.1]), torch.tensor([-2.0])
+        assert odds_ratio_loss(likely, likely).item() == pytest.approx(math.log(2))
+        odds = (math.exp(-0.1) / (1 - math.exp(-0.1))) / (math.exp(-2) / (1 - math.exp(-2)))
+        assert odds_ratio_loss(likely, unlikely).item() == pytest.approx(-math.log(odds / (1 + odds)), rel=1e-4)

@@ -21,6 +21,7 @@ from prepared_jobs import (
     texts,
     train_here,
     training,
+    verdicts,
 )
 from s3_server import serve
 
@@ -40,6 +41,8 @@ CPT = {
 PACKED = LORA | {"settings": training(steps=STEPS, checkpoint_every_steps=4, packing=True)}
 DPO = LORA | {"rows": {"train": preferences(46), "test": preferences(6, 100)}, "method": "dpo"}
 REWARD = DPO | {"method": "reward"}
+ORPO = DPO | {"method": "orpo"}
+KTO = LORA | {"rows": {"train": verdicts(23), "test": verdicts(6, 100)}, "method": "kto"}
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -80,6 +83,8 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
         pytest.param(PACKED, *KILL, id="sft-lora-packed-SIGKILL"),
         pytest.param(DPO, *KILL, id="dpo-lora-SIGKILL"),
         pytest.param(REWARD, *KILL, id="reward-lora-SIGKILL"),
+        pytest.param(ORPO, *KILL, id="orpo-lora-SIGKILL"),
+        pytest.param(KTO, *KILL, id="kto-lora-SIGKILL"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(

@@ -4,6 +4,8 @@ method           Full     adapter   epochs
 sft              2e-5     2e-4      3
 cpt              2e-5     2e-4      1
 dpo              1e-6     1e-5      1        beta 0.1, loss Sigmoid
+    kto              1e-6     1e-5      1        beta 0.1, loss Kto, both weights 1
+    orpo             8e-6     8e-5      1        beta 0.1
     reward           1e-5     1e-4      1
 """
 
@@ -11,7 +13,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from finetune_api.matrix import MethodName
-from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod, RewardMethod
+from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod, KtoLoss, KtoMethod, OrpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import MethodSpec
 
 T = TypeVar("T")
@@ -39,6 +41,8 @@ USUAL: Mapping[MethodName, Usual] = {
     "sft": Usual(2e-5, 2e-4, 3.0),
     "cpt": Usual(2e-5, 2e-4, 1.0),
     "dpo": Usual(1e-6, 1e-5, 1.0, sides=2),
+    "kto": Usual(1e-6, 1e-5, 1.0, sides=2),
+    "orpo": Usual(8e-6, 8e-5, 1.0, sides=2),
     "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
 }
 
@@ -47,6 +51,11 @@ def settings(method: MethodName, stated: MethodSpec, choices: Take) -> MethodSpe
     """The method's member with nothing left out; those of sft and cpt are decided with the training."""
     if method == "dpo":
         return MethodSpec(dpo=_dpo(stated.dpo or DpoMethod(), choices))
+    if method == "kto":
+        return MethodSpec(kto=_kto(stated.kto or KtoMethod(), choices))
+    if method == "orpo":
+        beta = choices.take("method.orpo.beta", stated.orpo.beta if stated.orpo else None, 0.1, "that of the paper")
+        return MethodSpec(orpo=OrpoMethod(beta=beta))
     if method == "reward":
         reward = stated.reward or RewardMethod()
         centre = choices.take(
@@ -70,4 +79,15 @@ def _dpo(stated: DpoMethod, choices: Take) -> DpoMethod:
             "loss_types": losses,
             "label_smoothing": smoothing,
         }
+    )
+
+
+def _kto(stated: KtoMethod, choices: Take) -> KtoMethod:
+    usual: KtoLoss = "Kto"
+    loss = choices.take("method.kto.lossType", stated.loss_type, usual, "that of the paper")
+    return KtoMethod(
+        beta=choices.take("method.kto.beta", stated.beta, 0.1, "usual"),
+        loss_type=loss,
+        desirable_weight=choices.take("method.kto.desirableWeight", stated.desirable_weight, 1.0, "usual"),
+        undesirable_weight=choices.take("method.kto.undesirableWeight", stated.undesirable_weight, 1.0, "usual"),
     )

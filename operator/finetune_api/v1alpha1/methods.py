@@ -21,6 +21,7 @@ DpoLoss = Literal[
     "DiscoPop",
     "Sft",
 ]
+KtoLoss = Literal["Kto", "ApoZeroUnpaired"]
 SMOOTHED: tuple[DpoLoss, ...] = ("Robust", "ExoPair")
 """Losses that know label smoothing."""
 Beta = Annotated[float, Field(gt=0, le=100)]
@@ -65,3 +66,23 @@ class RewardMethod(ApiModel):
 
     center_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None
     """How strongly the rewards of a pair are drawn to a sum of zero; left out, 0. Usual where used: 0.01."""
+
+
+class OrpoMethod(ApiModel):
+    """Odds-ratio preference optimisation: the chosen answer is learned and preferred at once, without a reference."""
+
+    beta: Beta | None = None
+    """Weight of the preference beside the likelihood of the chosen answer (lambda of the paper); left out, 0.1."""
+
+
+class KtoMethod(ApiModel):
+    """Kahneman-Tversky optimisation: answers that are good or bad by themselves; of a preference both sides are used so."""
+
+    beta: Beta | None = None
+    """How strongly the model is held to the reference; left out, 0.1."""
+    loss_type: KtoLoss | None = None
+    """Left out, Kto. ApoZeroUnpaired measures from the reference alone, not from other answers of the batch."""
+    desirable_weight: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Weight of good answers; left out, 1. Where there are few of them, give them more."""
+    undesirable_weight: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Weight of bad answers; left out, 1."""

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, Digest, NotYet, ShortText, Uri, at_most_one, cel, exactly_one
-from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
+from finetune_api.v1alpha1.methods import DpoMethod, KtoMethod, OrpoMethod, RewardMethod
 from finetune_api.v1alpha1.references import JobRef, SecretRef
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
@@ -114,10 +114,10 @@ class MethodSpec(ApiModel):
     """Continued pretraining on raw text."""
     dpo: DpoMethod | None = None
     """Direct preference optimisation."""
-    kto: NotYet | None = None
-    """Kahneman-Tversky optimisation; not supported yet."""
-    orpo: NotYet | None = None
-    """Odds-ratio preference optimisation; not supported yet."""
+    kto: KtoMethod | None = None
+    """Kahneman-Tversky optimisation."""
+    orpo: OrpoMethod | None = None
+    """Odds-ratio preference optimisation."""
     reward: RewardMethod | None = None
     """Reward model."""
     ppo: NotYet | None = None

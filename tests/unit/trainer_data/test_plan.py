@@ -107,6 +107,8 @@ class TestDefaults:
             pytest.param({"method": {"dpo": {}}}, False, 1e-5, id="dpo with an adapter"),
             pytest.param({"method": {"dpo": {}}, "adapter": {"type": "Full"}}, False, 1e-6, id="dpo with all weights"),
             pytest.param({"method": {"reward": {}}}, False, 1e-4, id="reward"),
+            pytest.param({"method": {"orpo": {}}}, False, 8e-5, id="orpo"),
+            pytest.param({"method": {"kto": {}}}, False, 1e-5, id="kto"),
         ],
     )
     def test_learning_rates(self, members: dict[str, Any], random: bool, rate: float) -> None:
