@@ -1,7 +1,7 @@
 """What lies in object storage, and where: the layout of a job's folder and the manifests that make it trustworthy.
 
     <output.uri>/<namespace>/<job>/<uid>/
-      data/train.jsonl, validation.jsonl, test.jsonl, tokenizer/, manifest.json     written by prepare
+      data/train.jsonl, validation.jsonl, test.jsonl, tokenizer/, report.json, preview.txt, manifest.json     written by prepare
       resolved.json                                                                 every value decided
       checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
       adapter/ or model/…, manifest.json                                            what is served
@@ -40,6 +40,10 @@ MODEL = "model"
 ENDPOINT = "endpoint"
 ENDPOINT_FILE = "endpoint.json"
 """In the folder endpoint: a ProviderModel."""
+DATA_REPORT = "data/report.json"
+"""finetune_api.data_report.DataReport."""
+DATA_PREVIEW = "data/preview.txt"
+"""The first rows token by token, with what is learned marked; for a person to read."""
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 

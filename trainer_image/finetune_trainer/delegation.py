@@ -10,6 +10,7 @@ from finetune_api.artifacts import DATA, RESOLVED, Manifest, PreparedSplit, Reso
 from finetune_api.pods import JobConfig
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus, SplitStatistics
 from finetune_api.v1alpha1.training import EvaluationSpec, Metric
 from finetune_stage.outcome import Places
@@ -24,6 +25,18 @@ def is_delegated(config: JobConfig) -> bool:
     """Whether a provider trains it."""
     backend = config.spec.backend
     return backend is not None and (backend.vertex is not None or backend.openai is not None)
+
+
+def refuse_examination(config: JobConfig) -> None:
+    """What needs the base model's tokenizer, or a look at every token, cannot be done for a provider's model."""
+    quality = config.spec.dataset.quality or Quality()
+    asked = quality.model_dump(by_alias=True, exclude_none=True, include={"decontaminate", "suites", "min_tokens", "max_tokens"})
+    if asked:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"dataset.quality: {' and '.join(asked)} cannot be used with a provider's backend; "
+            "deduplicate and onInvalidRow can",
+        )
 
 
 def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, places: Places) -> Outcome:
@@ -62,6 +75,7 @@ def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, p
         splits=[split.statistics for split in splits],
         duplicates=data.duplicates,
         invalid=data.invalid,
+        near_duplicates=data.near_duplicates,
         resolved_digest=digest_of(resolved),
     )
     return Outcome(dataset=found, plan=PlanStatus(choices=choices.made))

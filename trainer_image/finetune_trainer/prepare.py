@@ -4,20 +4,28 @@ Writes the prepared rows and resolved.json below the job's folder; the train sta
 equal bytes, so that a second attempt changes nothing. Called by :mod:`finetune_trainer.__main__`.
 """
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_api.artifacts import DATA, RESOLVED, TOKENIZER, Manifest, PreparedSplit, Resolved, job_folder
-from finetune_api.pods import JobConfig
+from finetune_api.artifacts import DATA, DATA_REPORT, RESOLVED, TOKENIZER, Manifest, PreparedSplit, Resolved, job_folder
+from finetune_api.pods import JobConfig, Report
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus
+from finetune_api.v1alpha1.dataset import Quality
+from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus, TrainerMetric, TrainerStatus
 from finetune_stage.outcome import Places
+from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer import base_model, delegation
 from finetune_trainer.base_model import BaseFacts
-from finetune_trainer.data.measuring import Lengths, measure
-from finetune_trainer.data.sources import SplitName, fetch_sources
+from finetune_trainer.data.contamination import guarded_suite
+from finetune_trainer.data.examining import Examined, Looking, examine
+from finetune_trainer.data.preview import write_preview
+from finetune_trainer.data.progress import Progress
+from finetune_trainer.data.reporting import data_report
+from finetune_trainer.data.sources import SourceFile, fetch_sources
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 from finetune_trainer.encode import encoder
 from finetune_trainer.plan import Choices, Plan, answers_only, decide, split_seed
@@ -32,25 +40,54 @@ class Checked(NamedTuple):
 
     base: BaseFacts
     data: Prepared
-    lengths: dict[SplitName, Lengths]
+    found: Examined
+    sources: list[SourceFile]
 
 
 def run(config: JobConfig, places: Places) -> Outcome:
     """Carry the stage out; what was found and decided."""
     store = _writable_output(config, places)
-    sources = fetch_sources(config.spec.dataset, places)
-    is_delegated = delegation.is_delegated(config)
-    base = None if is_delegated else _base(config, places)
-    labels = frozenset((config.spec.evaluation.labels if config.spec.evaluation else None) or ())
-    wanted = Wanted(config.spec.dataset, method_of(config.spec), labels, split_seed(config.spec))
-    data = prepare_splits(sources, wanted, places.work_dir / DATA)
-    choices = Choices()
-    _note_data_choices(config, data, choices)
-    if base is None:
-        return delegation.publish(config, data, choices, store, places)
-    checked = Checked(base, data, _lengths(config, places, data))
-    plan = decide(Situation(config.spec, base, checked.lengths), choices)
+    with Reporter(destination(os.environ)) as reporter:
+        progress = Progress(partial(_tell, reporter))
+        is_delegated = delegation.is_delegated(config)
+        if is_delegated:
+            delegation.refuse_examination(config)
+        sources = fetch_sources(config.spec.dataset, places)
+        base = None if is_delegated else _base(config, places)
+        data = prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress)
+        choices = Choices()
+        _note_data_choices(config, data, choices)
+        if base is None:
+            return delegation.publish(config, data, choices, store, places)
+        checked = Checked(base, data, _examined(config, places, data, progress), sources)
+    plan = decide(Situation(config.spec, base, checked.found.lengths), choices)
     return _publish(config, checked, plan, choices, store, places)
+
+
+def _wanted(config: JobConfig) -> Wanted:
+    return Wanted(config.spec.dataset, method_of(config.spec), _labels(config), split_seed(config.spec))
+
+
+def _labels(config: JobConfig) -> frozenset[str]:
+    return frozenset((config.spec.evaluation.labels if config.spec.evaluation else None) or ())
+
+
+def _examined(config: JobConfig, places: Places, data: Prepared, progress: Progress) -> Examined:
+    """Every row tokenised as the train stage will, and looked through; the first ones are written down for a person."""
+    tokens = encoder(_tokenizer(config, places, data), data.format, answers_only(config.spec))
+    quality = config.spec.dataset.quality or Quality()
+    suites = [guarded_suite(suite, places) for suite in quality.suites or ()]
+    found = examine(data, Looking(tokens, quality, _labels(config), suites), progress)
+    write_preview(places.work_dir / DATA, data, tokens)
+    return found
+
+
+def _tell(reporter: Reporter, step: str, done: int, total: int | None) -> None:
+    """How far the stage is: to the log, and to the operator."""
+    print(f"{step}: {done:,} rows" if total is None else f"{step}: {done:,} of {total:,} rows", flush=True)
+    percentage = None if total is None else 100 * done // total
+    metric = TrainerMetric(name=step.replace(" ", "_"), value=str(done))
+    reporter.send(Report(trainer_status=TrainerStatus(progress_percentage=percentage, metrics=[metric])))
 
 
 def _writable_output(config: JobConfig, places: Places) -> Store:
@@ -81,12 +118,6 @@ def _base(config: JobConfig, places: Places) -> BaseFacts:
     return base_model.inspect(config.base_model, _base_folder(places), places)
 
 
-def _lengths(config: JobConfig, places: Places, data: Prepared) -> dict[SplitName, Lengths]:
-    """Every split, tokenised as the train stage will."""
-    with_tokenizer = encoder(_tokenizer(config, places, data), data.format, answers_only(config.spec))
-    return {split: measure(path, with_tokenizer, split) for split, path in data.files.items()}
-
-
 def _tokenizer(config: JobConfig, places: Places, data: Prepared) -> Any:
     stated = config.spec.base_model.from_config
     if stated is not None:
@@ -111,6 +142,8 @@ def _publish(
     """Write data/ and, last, resolved.json."""
     method = method_of(config.spec)
     splits = _splits(checked, plan, method)
+    report = data_report(checked.data, checked.found, plan.training, checked.sources)
+    (places.work_dir / DATA_REPORT).write_bytes(document(report))
     data_digest = commit_folder(store, places.work_dir / DATA, DATA, Manifest(kind="Data", files=[]))
     resolved = document(
         Resolved(
@@ -138,7 +171,12 @@ def _publish(
             format=checked.data.row_format,
             splits=[split.statistics for split in splits],
             duplicates=checked.data.duplicates,
-            invalid=checked.data.invalid,
+            invalid=checked.data.findings.count,
+            near_duplicates=checked.data.near_duplicates,
+            out_of_range=checked.found.out_of_range,
+            overlapping=checked.found.overlapping,
+            contaminated=checked.found.contaminated,
+            sensitive=sum(survey.sensitive for survey in checked.found.surveys.values()),
             resolved_digest=digest_of(resolved),
         ),
         plan=PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict()),
@@ -150,7 +188,7 @@ def _splits(checked: Checked, plan: Plan, method: str) -> list[PreparedSplit]:
         PreparedSplit(
             file=f"{DATA}/{path.name}",
             sha256=sha256_of(path),
-            statistics=checked.lengths[split].statistics(split, plan.training, method),
+            statistics=checked.found.lengths[split].statistics(split, plan.training, method),
         )
         for split, path in checked.data.files.items()
     ]

@@ -110,13 +110,51 @@ class Columns(ApiModel):
     """Column holding raw text, or the text to classify."""
 
 
+class Suite(ApiModel):
+    """Texts of an evaluation; rows of any shape, of which all texts count."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "self.uri.matches('^(s3://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
+                "uri is s3://bucket/key or hf://datasets/owner/name/file",
+            ),
+        )
+    )
+
+    name: ShortText
+    """What the report calls it."""
+    uri: Uri
+    """Its files, as in a source."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read them."""
+
+
 class Quality(ApiModel):
     """What happens to rows that should not be trained on."""
 
-    deduplicate: Literal["None", "Exact"] | None = None
-    """Exact drops rows that repeat an earlier one; left out, Exact. A row in test or validation is never kept in train."""
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.minTokens) || !has(self.maxTokens) || self.minTokens <= self.maxTokens",
+                "minTokens is at most maxTokens",
+            ),
+        )
+    )
+
+    deduplicate: Literal["None", "Exact", "Near"] | None = None
+    """Exact drops rows that repeat an earlier one, Near also those that share four fifths of their runs of five words with one (MinHash);
+    left out, Exact. A row in test or validation is never kept in train."""
     on_invalid_row: Literal["Fail", "Drop"] | None = None
     """Fail refuses the dataset, naming file, line and field; Drop leaves the rows out and counts them. Left out, Fail."""
+    decontaminate: bool | None = None
+    """True leaves out training rows that share thirteen words in a row with a held-out row or a suite; left out, they are only counted."""
+    suites: Annotated[list[Suite], Field(min_length=1, max_length=8)] | None = None
+    """Evaluation suites that must not be in the training rows."""
+    min_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Rows with fewer tokens are left out and counted."""
+    max_tokens: Annotated[int, Field(ge=1, le=1_048_576)] | None = None
+    """Rows with more tokens are left out and counted; without it they are cut at training.maxLength."""
 
 
 class DatasetSpec(ApiModel):

@@ -231,6 +231,16 @@ class DatasetStatus(ApiModel):
     """Rows left out because they repeat another."""
     invalid: Annotated[int, Field(ge=0)] = 0
     """Rows left out because they are invalid (onInvalidRow: Drop)."""
+    near_duplicates: Annotated[int, Field(ge=0)] = 0
+    """Rows left out because they nearly repeat another (deduplicate: Near)."""
+    out_of_range: Annotated[int, Field(ge=0)] = 0
+    """Rows left out for minTokens or maxTokens."""
+    overlapping: Annotated[int, Field(ge=0)] = 0
+    """Training rows that share thirteen words in a row with a held-out row or a suite."""
+    contaminated: Annotated[int, Field(ge=0)] = 0
+    """Those of them that were left out (decontaminate: true)."""
+    sensitive: Annotated[int, Field(ge=0)] = 0
+    """Rows that hold what looks like a secret or like personal data; kinds and counts are in data/report.json."""
     resolved_digest: Digest | None = None
     """sha256 of resolved.json, which names every prepared file with its own sha256."""
 

@@ -170,6 +170,7 @@ def secret_names(config: JobConfig, stage: Stage) -> set[str]:
         refs.append(config.base_model.secret_ref)
     if stage == "Prepare":
         refs += [source.secret_ref for _, source in _named_sources(spec)]
+        refs += [suite.secret_ref for suite in (spec.dataset.quality.suites if spec.dataset.quality else None) or ()]
     return {ref.name for ref in refs if ref is not None}
 
 

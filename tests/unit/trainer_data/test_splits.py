@@ -9,6 +9,7 @@ import pytest
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Split
 from finetune_trainer.data.cleaning import cut, row_digest
+from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 
@@ -28,7 +29,8 @@ def prepared(folder: Path, sources: dict[str, list[dict[str, Any]]], seed: int =
             path.write_text("".join(json.dumps(row) + "\n" for row in sources[split]))
             files.append(SourceFile(split, f"{split}.jsonl", path))
             dataset[split] = {"uri": f"s3://bucket/{split}.jsonl"}
-    return prepare_splits(files, Wanted(DatasetSpec.model_validate(dataset), "cpt", frozenset(), seed), folder / "data")
+    wanted = Wanted(DatasetSpec.model_validate(dataset), "cpt", frozenset(), seed)
+    return prepare_splits(files, wanted, folder / "data", Progress(lambda *_: None))
 
 
 def rows(found: Prepared, split: str) -> list[dict[str, Any]]:

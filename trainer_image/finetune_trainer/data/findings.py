@@ -6,6 +6,8 @@ from typing import Any
 
 SHOWN = 10
 """Findings in the message; the rest are counted."""
+KEPT = 100
+"""Findings in the report."""
 LOGGED = 1000
 """Findings in the pod's log."""
 
@@ -49,7 +51,7 @@ class Findings:
         """Note an invalid row."""
         finding = Finding(file, place, broken.field, broken.found, broken.expected)
         self.count += 1
-        if self.count <= SHOWN:
+        if self.count <= KEPT:
             self.first.append(finding)
         if self.count <= LOGGED:
             print(finding, file=sys.stderr)
@@ -57,7 +59,7 @@ class Findings:
     def sentence(self) -> str:
         """What the user reads."""
         more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
-        listed = "; ".join(str(finding) for finding in self.first)
+        listed = "; ".join(str(finding) for finding in self.first[:SHOWN])
         return f"{self.count} of {self.rows} rows {'is' if self.count == 1 else 'are'} invalid: {listed}{more}"
 
 

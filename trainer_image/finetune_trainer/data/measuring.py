@@ -1,23 +1,22 @@
 """Rows counted in tokens, by the encoder the train stage uses."""
 
-import json
 import math
 from array import array
-from pathlib import Path
 
 from finetune_api.artifacts import ResolvedTraining
 from finetune_api.v1alpha1.finetunejob import SplitStatistics
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.data.sources import SplitName
-from finetune_trainer.encode import IGNORED, Encoder, Example
+from finetune_trainer.encode import IGNORED, Example
 
 
 class Lengths:
-    """Tokens of each row of a split: all of them, where the learned ones begin, and how many they are at most."""
+    """Tokens of each row of a split: all of them, where the learned ones begin, and how many they are."""
 
     def __init__(self) -> None:
         self.tokens = array("I")
         self.learned_from = array("I")
+        self.learned = array("I")
         self.longest_answer = 0
 
     def add(self, example: Example) -> None:
@@ -26,6 +25,7 @@ class Lengths:
         # As in training: nothing predicts the first token.
         learned = [place for place, label in enumerate(example.labels) if place and label != IGNORED]
         self.learned_from.append(learned[0] if learned else 2**32 - 1)
+        self.learned.append(len(learned))
         self.longest_answer = max(self.longest_answer, len(learned))
 
     def percentile(self, share: float) -> int:
@@ -54,13 +54,3 @@ class Lengths:
             longest=max(self.tokens),
             truncated=sum(tokens > limit for tokens in self.tokens),
         )
-
-
-def measure(path: Path, encoder: Encoder, split: SplitName) -> Lengths:
-    """Tokenise a prepared file: rows to learn from, or held-out rows whose answers count."""
-    encode = encoder.training if split == "train" else encoder.answer
-    lengths = Lengths()
-    with path.open("rb") as file:
-        for line in file:
-            lengths.add(encode(json.loads(line)))
-    return lengths

@@ -2,6 +2,7 @@
 
 from finetune_api.pods import Prepared, Trained
 from finetune_api.reasons import Reason, Stage
+from finetune_api.v1alpha1.finetunejob import DatasetStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive
@@ -24,7 +25,7 @@ def prepared(draft: Draft) -> bool:
 
 def _take_prepared(draft: Draft, result: Prepared) -> None:
     rows = ", ".join(f"{split.rows} {split.name}" for split in result.dataset.splits)
-    left_out = f"; left out: {result.dataset.duplicates} duplicates, {result.dataset.invalid} invalid"
+    left_out = f"; left out: {', '.join(_left_out(result.dataset))}"
     steps = "" if result.plan.steps is None else f"{result.plan.steps} optimiser steps; "
     draft.update(dataset=result.dataset, plan=result.plan)
     draft.condition(Stage.DATA_VALIDATED, "True", "Valid", f"{result.dataset.format} rows: {rows}{left_out}.")
@@ -34,6 +35,17 @@ def _take_prepared(draft: Draft, result: Prepared) -> None:
         "Planned",
         f"{steps}{len(result.plan.choices)} values were left out and decided (status.plan).",
     )
+
+
+def _left_out(dataset: DatasetStatus) -> list[str]:
+    """Kinds of rows that were left out; the usual ones also where there were none."""
+    usual = [f"{dataset.duplicates} duplicates", f"{dataset.invalid} invalid"]
+    others = {
+        "near duplicates": dataset.near_duplicates,
+        "too short or too long": dataset.out_of_range,
+        "contaminated": dataset.contaminated,
+    }
+    return usual + [f"{rows} {kind}" for kind, rows in others.items() if rows]
 
 
 def not_suspended(draft: Draft) -> bool:

@@ -1,0 +1,136 @@
+"""One pass over the prepared files, held-out ones first: rows counted in tokens by the encoder the train stage uses, looked
+through, compared with what is held out, and left out where the dataset says so."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.dataset import Quality
+from finetune_trainer.data.contamination import RUN, Guarded
+from finetune_trainer.data.fields import Row
+from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.progress import Progress
+from finetune_trainer.data.sources import HELD_OUT_FIRST, SplitName
+from finetune_trainer.data.splits import Prepared
+from finetune_trainer.data.survey import Survey
+from finetune_trainer.data.tokenizing import Remembering, ToolCheck, texts_of
+from finetune_trainer.data.words import own_text, runs
+from finetune_trainer.encode import Encoder, Example
+
+ROWS_AT_A_TIME = 1000
+
+
+@dataclass
+class Examined:
+    """What is known of the prepared rows."""
+
+    lengths: dict[SplitName, Lengths] = field(default_factory=dict)
+    surveys: dict[SplitName, Survey] = field(default_factory=dict)
+    guarded: list[Guarded] = field(default_factory=list)
+    """Held-out splits and suites, each with the training rows that contain a part of it."""
+    out_of_range: int = 0
+    overlapping: int = 0
+    """Training rows that contain a part of any of them."""
+    contaminated: int = 0
+    """Training rows left out."""
+
+
+@dataclass(frozen=True)
+class Looking:
+    """What to look for."""
+
+    encoder: Encoder
+    quality: Quality
+    labels: frozenset[str]
+    """Allowed answers; empty: any."""
+    suites: Sequence[Guarded]
+
+
+def examine(data: Prepared, looking: Looking, progress: Progress) -> Examined:
+    """Every split; files are written anew where rows are left out."""
+    found = Examined(guarded=list(looking.suites))
+    for split in HELD_OUT_FIRST:
+        if split in data.files:
+            _split(data, split, looking, found, progress)
+            if split != "train":
+                found.guarded.append(Guarded(split, map(own_text, _rows(data.files[split]))))
+    if data.format == "Classification":
+        _refuse_unseen_classes(found)
+    return found
+
+
+def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, progress: Progress) -> None:
+    path = data.files[split]
+    kept = path.with_suffix(".kept")
+    lengths = found.lengths[split] = Lengths()
+    survey = found.surveys[split] = Survey(data.rows[split], looking.labels)
+    progress.begin(f"examining {split}", data.rows[split])
+    with kept.open("wb") as out:
+        for line, row, example in _encoded(path, split, looking.encoder):
+            progress.step()
+            if _leave_out(row, example, split, looking, found):
+                continue
+            lengths.add(example)
+            survey.add(row)
+            out.write(line)
+    kept.replace(path)
+    if not lengths.tokens:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"no rows are left for {split}: of {data.rows[split]} rows {found.out_of_range} have fewer tokens than "
+            f"dataset.quality.minTokens or more than maxTokens, and {found.contaminated} contain held-out rows (decontaminate)",
+        )
+
+
+def _leave_out(row: Row, example: Example, split: SplitName, looking: Looking, found: Examined) -> bool:
+    quality, tokens = looking.quality, len(example.input_ids)
+    if tokens < (quality.min_tokens or 0) or tokens > (quality.max_tokens or tokens):
+        found.out_of_range += 1
+        return True
+    if split != "train" or not found.guarded:
+        return False
+    said = runs(own_text(row), RUN, whole=False)
+    met = [guarded.meets(said) for guarded in found.guarded]  # each counts for itself
+    found.overlapping += any(met)
+    found.contaminated += any(met) and quality.decontaminate is True
+    return any(met) and quality.decontaminate is True
+
+
+def _encoded(path: Path, split: SplitName, encoder: Encoder) -> Iterator[tuple[bytes, Row, Example]]:
+    """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
+    tokenizer = Remembering(encoder.tokenizer)
+    remembering = replace(encoder, tokenizer=tokenizer)
+    encode = remembering.training if split == "train" else remembering.answer
+    tools = ToolCheck(encoder.tokenizer)
+    for lines in _batches(path):
+        rows = [json.loads(line) for line in lines]
+        tokenizer.remember([text for row in rows for text in texts_of(row)])
+        for line, row in zip(lines, rows, strict=True):
+            tools.check(row)
+            yield line, row, encode(row)
+
+
+def _batches(path: Path) -> Iterator[list[bytes]]:
+    with path.open("rb") as file:
+        while lines := list(islice(file, ROWS_AT_A_TIME)):
+            yield lines
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    return (json.loads(line) for lines in _batches(path) for line in lines)
+
+
+def _refuse_unseen_classes(found: Examined) -> None:
+    """A model cannot be asked for a class it never saw."""
+    known = found.surveys["train"].labels
+    for split, survey in found.surveys.items():
+        if unseen := sorted(set(survey.labels) - set(known)):
+            named = ", ".join(repr(label[:40]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+            raise Failure(
+                Reason.DATA_INVALID,
+                f"{split} has {len(unseen)} {'class' if len(unseen) == 1 else 'classes'} that no training row has: {named}; "
+                "add training rows of each, take those rows out, or use another dataset.split.seed",
+            )

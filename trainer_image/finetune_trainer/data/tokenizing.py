@@ -1,0 +1,60 @@
+"""Many texts tokenised at once, in parallel, for an encoder that asks for one at a time; and whether tools are rendered."""
+
+import json
+from typing import Any
+
+from finetune_api.reasons import Failure, Reason
+from finetune_trainer.data.fields import Row
+
+
+class Remembering:
+    """A tokenizer that knows the texts of the rows at hand; anything else it hands on to the tokenizer it stands for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._known: dict[str, dict[str, list[int]]] = {}
+
+    def remember(self, texts: list[str]) -> None:
+        """Tokenise texts in one call, in place of those remembered so far."""
+        encoded = self._tokenizer(texts, return_attention_mask=False)["input_ids"] if texts else []
+        self._known = {text: {"input_ids": ids} for text, ids in zip(texts, encoded, strict=True)}
+
+    def __call__(self, text: str) -> Any:
+        return self._known.get(text) or self._tokenizer(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+
+def texts_of(row: Row) -> list[str]:
+    """What the encoder will ask the tokenizer for."""
+    if "text" in row:
+        return [row["text"]]
+    if isinstance(row.get("prompt"), str):
+        return [row["prompt"], *(row["prompt"] + row[side] for side in ("completion", "chosen", "rejected") if side in row)]
+    return []
+
+
+class ToolCheck:
+    """Whether the base's chat template writes tools and tool calls; many leave them out without a word."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._unchecked = {"tools", "tool_calls"}
+
+    def check(self, row: Row) -> None:
+        """Look at the first row that has any. Raises Failure."""
+        if not self._unchecked or "messages" not in row:
+            return
+        calls = [call for message in row["messages"] for call in message.get("tool_calls", ())]
+        named = {"tools": row.get("tools", ()), "tool_calls": calls}
+        for what in [what for what in self._unchecked if named[what]]:
+            self._unchecked.remove(what)
+            names = {each["function"]["name"] for each in named[what]}
+            rendered = self._tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
+            if missing := sorted(name for name in names if name not in rendered and json.dumps(name) not in rendered):
+                raise Failure(
+                    Reason.CONFIG_INVALID,
+                    f"rows have {what} ({missing[0][:64]}), and the base model's chat template does not write them; "
+                    "take them out of the rows, or use a base whose template knows tools",
+                )

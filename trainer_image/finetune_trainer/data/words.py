@@ -1,0 +1,62 @@
+"""What rows say, as words and runs of words: the ground of near duplicates and of contamination.
+
+A word is a run of letters and digits, in lower case; in scripts without spaces each character is one.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from finetune_trainer.data.fields import Row
+
+Hashes = npt.NDArray[np.uint64]
+
+UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+WORD = re.compile(rf"[^\W{UNSPACED}]+|[{UNSPACED}]")
+NO_TEXT = frozenset({"role", "type", "id", "tool_call_id", "from", "tools"})
+"""Members of a row that hold no text of their own."""
+ALPACA_BEGINS = "Below is an instruction that describes a task"
+MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+
+
+def own_text(value: Any) -> str:
+    """All that a row says by itself: no system messages and no template, which all rows of a dataset share."""
+    return "\n".join(_texts(value))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value.partition("### Instruction:\n")[2] if value.startswith(ALPACA_BEGINS) else value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict) and value.get("role") != "system":
+        for key, item in value.items():
+            if key not in NO_TEXT:
+                yield from _texts(item)
+
+
+def answer_text(row: Row) -> str:
+    """The answer of a row, where its format has one."""
+    if "messages" in row:
+        return str(row["messages"][-1]["content"])
+    answer = row.get("completion", row.get("chosen", ""))
+    return str(answer[-1]["content"]) if isinstance(answer, list) else str(answer)
+
+
+def runs(text: str, length: int, *, whole: bool) -> Hashes:
+    """A hash per run of ``length`` words, each once. Of a shorter text: one of all its words (``whole``), or none."""
+    words = [zlib.crc32(word.encode("utf-8", "surrogatepass")) for word in WORD.findall(text.lower())]
+    if not words or (len(words) < length and not whole):
+        return np.empty(0, np.uint64)
+    length = min(length, len(words))
+    hashes = np.array(words, np.uint64)
+    found = np.zeros(len(words) - length + 1, np.uint64)
+    for place in range(length):
+        found = found * MULTIPLIER + hashes[place : place + len(found)] + np.uint64(1)
+    found ^= found >> np.uint64(29)
+    return np.unique(found * MULTIPLIER)
