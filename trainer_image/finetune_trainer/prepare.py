@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import DATA, DATA_REPORT, RESOLVED, TOKENIZER, Manifest, PreparedSplit, Resolved, job_folder
+from finetune_api.model import Digest
 from finetune_api.pods import JobConfig, Report
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
@@ -166,20 +167,27 @@ def _publish(
         )
     )
     store.put(RESOLVED, resolved)
-    return Outcome(
-        dataset=DatasetStatus(
-            format=checked.data.row_format,
-            splits=[split.statistics for split in splits],
-            duplicates=checked.data.duplicates,
-            invalid=checked.data.findings.count,
-            near_duplicates=checked.data.near_duplicates,
-            out_of_range=checked.found.out_of_range,
-            overlapping=checked.found.overlapping,
-            contaminated=checked.found.contaminated,
-            sensitive=sum(survey.sensitive for survey in checked.found.surveys.values()),
-            resolved_digest=digest_of(resolved),
-        ),
-        plan=PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict()),
+    status = _status(checked, splits, digest_of(resolved))
+    return Outcome(dataset=status, plan=_plan_status(plan, choices))
+
+
+def _plan_status(plan: Plan, choices: Choices) -> PlanStatus:
+    return PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict())
+
+
+def _status(checked: Checked, splits: list[PreparedSplit], resolved_digest: Digest) -> DatasetStatus:
+    data, found = checked.data, checked.found
+    return DatasetStatus(
+        format=data.row_format,
+        splits=[split.statistics for split in splits],
+        duplicates=data.duplicates,
+        invalid=data.findings.count,
+        near_duplicates=data.near_duplicates,
+        out_of_range=found.out_of_range,
+        overlapping=found.overlapping,
+        contaminated=found.contaminated,
+        sensitive=sum(survey.sensitive for survey in found.surveys.values()),
+        resolved_digest=resolved_digest,
     )
 
 
