@@ -30,7 +30,9 @@ def is_delegated(config: JobConfig) -> bool:
 def refuse_examination(config: JobConfig) -> None:
     """What needs the base model's tokenizer, or a look at every token, cannot be done for a provider's model."""
     quality = config.spec.dataset.quality or Quality()
-    asked = quality.model_dump(by_alias=True, exclude_none=True, include={"decontaminate", "suites", "min_tokens", "max_tokens"})
+    asked = quality.model_dump(
+        by_alias=True, exclude_none=True, include={"decontaminate", "suites", "min_tokens", "max_tokens"}
+    )
     if asked:
         raise Failure(
             Reason.CONFIG_INVALID,

@@ -31,7 +31,10 @@ def texts_of(row: Row) -> list[str]:
     if "text" in row:
         return [row["text"]]
     if isinstance(row.get("prompt"), str):
-        return [row["prompt"], *(row["prompt"] + row[side] for side in ("completion", "chosen", "rejected") if side in row)]
+        return [
+            row["prompt"],
+            *(row["prompt"] + row[side] for side in ("completion", "chosen", "rejected") if side in row),
+        ]
     return []
 
 
