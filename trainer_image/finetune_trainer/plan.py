@@ -125,6 +125,12 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
             Reason.DATA_INVALID,
             f"no training row has an answer within training.maxLength ({max_length} tokens); raise it",
         )
+    if stated.batch_size is not None and stated.batch_size > sequences:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.batchSize is {stated.batch_size}, but there are only {sequences} training sequences to fill it; "
+            f"state at most {sequences}, leave it out, or add rows",
+        )
     batch = choices.take(
         "training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences"
     )

@@ -170,6 +170,12 @@ class TestDefaults:
         training = plan(a_spec(), train=lengths(20, 20, 20))[0].training
         assert (training.batch_size, training.steps) == (3, 3)
 
+    def test_a_batch_that_the_rows_cannot_fill_is_refused(self) -> None:
+        assert plan(a_spec(training={"batchSize": 3}), train=lengths(20, 20, 20))[0].training.batch_size == 3
+        with pytest.raises(Failure, match="batchSize is 4, but there are only 3 training sequences") as end:
+            plan(a_spec(training={"batchSize": 4}), train=lengths(20, 20, 20))
+        assert end.value.reason is Reason.CONFIG_INVALID
+
     def test_rows_whose_answer_is_cut_off_take_no_steps(self) -> None:
         spec = a_spec(training={"maxLength": 32, "batchSize": 1, "epochs": 1})
         assert plan(spec, train=lengths(20, 20, 100))[0].training.steps == 2
