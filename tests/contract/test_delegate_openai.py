@@ -141,7 +141,7 @@ def test_a_killed_pod_leads_to_one_tuning_job(
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     kill = Fault(method, path, carried_out=carried_out, meanwhile=process.kill)
     openai.faults.append(kill)
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert openai.injected == 1
     trained = run_here(config, secrets_dir, tmp_path / "second")
@@ -300,7 +300,7 @@ def test_sigterm_does_not_cancel_and_cancel_does(
     config = a_job(bucket, secrets_dir, openai)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     openai.faults.append(Fault("GET", ONE, meanwhile=process.terminate))
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     assert process.returncode == 143
     assert openai.jobs["ftjob-1"]["status"] == "queued"
     assert recipe.cancel(task(config, secrets_dir, tmp_path / "cancel")) == ["ftjob-1"]
@@ -312,9 +312,9 @@ def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, 
     config = a_job(bucket, secrets_dir, openai)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     openai.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=process.kill))
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
     canceller = start_delegate(config, secrets_dir, tmp_path / "second", "cancel")
-    canceller.communicate(timeout=60)
+    canceller.communicate(timeout=300)
     assert Summary.model_validate_json((tmp_path / "second" / "end").read_bytes()).error is None
     assert canceller.returncode == 0
     assert openai.jobs["ftjob-1"]["status"] == "cancelled"

@@ -157,7 +157,7 @@ def test_a_killed_pod_leads_to_one_tuning_job(
     config = a_job(bucket, secrets_dir, vertex)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     vertex.faults.append(Fault(method, path, carried_out=carried_out, meanwhile=process.kill))
-    process.communicate(timeout=90)
+    process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     trained = run_here(config, secrets_dir, tmp_path / "second")
     assert trained.artifact.provider is not None
@@ -282,7 +282,7 @@ def test_a_cancel_ends_it_at_the_provider(bucket: str, secrets_dir: Path, vertex
     config = a_job(bucket, secrets_dir, vertex)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     vertex.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=process.kill))
-    process.communicate(timeout=90)
+    process.communicate(timeout=300)
     (job,) = vertex.jobs
     assert recipe.cancel(task(config, secrets_dir, tmp_path / "cancel")) == [job]
     assert vertex.jobs[job]["state"] == "JOB_STATE_CANCELLING"
