@@ -138,5 +138,3 @@ class ProviderStatus(ApiModel):
     """What the provider said last."""
     billed_tokens: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
     """Tokens the provider bills for."""
-    request: Annotated[str, Field(max_length=2048)] | None = None
-    """Dry run: the request that would have been sent, as JSON."""
