@@ -12,7 +12,9 @@ MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo"
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 
-SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward")
+SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo")
+SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
+"""They learn from rewards on answers the model samples itself."""
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ("Full", "LoRA", "QLoRA")
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
@@ -25,6 +27,7 @@ METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "kto": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
+    "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward"),
 }
 """What each method can be measured by."""
 

@@ -32,6 +32,8 @@ class RowScore(ApiModel):
     margin: float | None = None
     """A preference: the score of the chosen answer less that of the rejected one. kto: on good answers to a prompt that has a
     bad one too."""
+    reward: float | None = None
+    """What the greedy answer is worth."""
 
 
 class EvaluationFile(ApiModel):
@@ -67,6 +69,8 @@ def _figure(metric: Metric, scores: list[RowScore]) -> float:
     if metric == "RewardMargin":
         margins = [score.margin for score in scores if score.margin is not None]
         return sum(margins) / max(1, len(margins))
+    if metric == "Reward":
+        return sum(score.reward or 0.0 for score in scores) / max(1, len(scores))
     return share(correct(scores, metric))
 
 

@@ -12,12 +12,13 @@ from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
+from finetune_trainer.rewards import Judge
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
 
 
-def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int]) -> Exam | None:
+def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: Judge | None) -> Exam | None:
     """What both models are asked; None without held-out rows."""
     split, rows = inputs.held_out()
     if not rows:
@@ -33,6 +34,7 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int]) -> Exam 
         max_length=inputs.resolved.training.max_length,
         max_new_tokens=spec.max_new_tokens or 0,
         stop_tokens=stop_tokens,
+        judge=judge,
     )
 
 

@@ -19,6 +19,7 @@ from finetune_stage.rows import Row
 from finetune_stage.scores import RowScore
 from finetune_trainer.encode import IGNORED, Encoder, Example
 from finetune_trainer.machine import Numerics
+from finetune_trainer.rewards import Answer, Judge, answer_text
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 """Memory for the float32 logits of a batch; computing the loss takes about three times that."""
@@ -36,19 +37,23 @@ class Exam:
     labels: tuple[str, ...]
     max_length: int
     max_new_tokens: int
-    """For ExactMatch."""
+    """For ExactMatch and Reward."""
     stop_tokens: list[int]
+    judge: Judge | None = None
+    """For Reward."""
 
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     """Every row's outcome."""
     with at_rest(model), numerics.autocast():
         losses = _row_likelihoods(model, exam)
-        exact = _exact_matches(model, exam) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
+        answers = _greedy_answers(model, exam) if exam.metrics & {"ExactMatch", "Reward"} else []
+        exact = map(_is_exact, answers) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
+        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else [None] * len(exam.rows)
         right = _right_labels(model, exam) if "Accuracy" in exam.metrics else [None] * len(exam.rows)
     return [
-        RowScore(id=row.id, nll=nll, tokens=tokens, exact=matched, label_correct=correct)
-        for row, (nll, tokens), matched, correct in zip(exam.rows, losses, exact, right, strict=True)
+        RowScore(id=row.id, nll=nll, tokens=tokens, exact=matched, label_correct=correct, reward=reward)
+        for row, (nll, tokens), matched, correct, reward in zip(exam.rows, losses, exact, right, rewards, strict=True)
     ]
 
 
@@ -110,28 +115,40 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     return [found[place] for place in range(len(examples))]
 
 
-def _exact_matches(model: Any, exam: Exam) -> list[bool]:
-    """Whether the greedy answer is the reference, white space around it apart."""
+def _is_exact(answer: Answer) -> bool:
+    """Whether it is the reference, white space around it apart."""
+    return answer.text.strip() == answer.reference.strip()
+
+
+def _greedy_answers(model: Any, exam: Exam) -> list[Answer]:
+    """The answer to every row's prompt; nothing is sampled."""
     room = max(1, exam.max_length - exam.max_new_tokens)
     prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
-    answers: dict[int, str] = {}
+    answers: dict[int, list[int]] = {}
     lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
     for places in batches(lengths, BATCH_TOKENS[model.device.type]):
         generated = _generate(model, exam, [prompts[place] for place in places])
         answers |= dict(zip(places, generated, strict=True))
-    references = (exam.encoder.reference(row.fields) for row in exam.rows)
-    return [answers[place].strip() == reference.strip() for place, reference in enumerate(references)]
+    return [
+        Answer(
+            text=answer_text(exam.encoder.tokenizer, answers[place], exam.stop_tokens),
+            reference=exam.encoder.reference(row.fields),
+            prompt_ids=prompts[place],
+            ids=answers[place],
+        )
+        for place, row in enumerate(exam.rows)
+    ]
 
 
-def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[str]:
-    tokenizer = exam.encoder.tokenizer
+def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:
+    """Tokens of the answers, each up to and with its end token."""
     pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
     ids, mask = padded(prompts, pad, model.device, left=True)
     config = GenerationConfig(
         max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
     )
     output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
-    return [tokenizer.decode(_until(answer, set(exam.stop_tokens)), skip_special_tokens=True) for answer in output]
+    return [until_stop(answer, set(exam.stop_tokens)) for answer in output]
 
 
 def _right_labels(model: Any, exam: Exam) -> list[bool]:
@@ -180,6 +197,7 @@ def padded(rows: list[list[int]], value: int, device: Any, *, left: bool) -> tup
     return ids.to(device), mask.to(device)
 
 
-def _until(ids: list[int], stops: set[int]) -> list[int]:
-    end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
+def until_stop(ids: list[int], stops: set[int]) -> list[int]:
+    """Up to and with the first token that ends an answer."""
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
     return ids[:end]

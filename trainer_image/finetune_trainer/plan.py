@@ -14,19 +14,22 @@
     metrics              all of the method's; sft: Accuracy with labels only
     maxNewTokens         those of the longest answer held out
 
+Methods that sample answers: :mod:`finetune_trainer.sampling`.
+
 Batches count sequences; the steps are those the train stage takes (:mod:`finetune_trainer.data.packing`).
 """
 
-from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import METRICS, MethodName, foreign_metrics, refusal
+from finetune_api.matrix import METRICS, SAMPLING_METHODS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Split
-from finetune_api.v1alpha1.finetunejob import Choice, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSpec, Metric, TrainingSpec
+from finetune_trainer import sampling
+from finetune_trainer.choices import Choices as Choices
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
@@ -37,20 +40,6 @@ LONGEST_TEXT = 2048
 LONGEST_ANSWER = 4096
 SHARE_THAT_FITS = 0.99
 CHECKPOINTS = 10
-
-
-@dataclass
-class Choices:
-    """Values, as stated or as chosen; what was chosen is noted with its reason."""
-
-    made: list[Choice] = field(default_factory=list)
-
-    def take(self, name: str, stated: T | None, chosen: T, reason: str) -> T:
-        """The stated value, else the chosen one."""
-        if stated is not None:
-            return stated
-        self.made.append(Choice(field=name, value=_shown(chosen), reason=reason))
-        return chosen
 
 
 class Plan(NamedTuple):
@@ -82,6 +71,7 @@ def decide(seen: Situation, choices: Choices) -> Plan:
     """Every value, as stated or as chosen. Raises Failure where stated values do not fit data or base."""
     if seen.spec.method is None:
         choices.take("method", None, "sft", "the usual way to learn from answers")
+    seen = seen._replace(spec=sampling.filled_in(seen.spec, seen.base.positions, choices))
     adapter = _adapter(seen, choices)
     if sentence := refusal(seen.method, adapter.type):  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
@@ -102,12 +92,13 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
         stated = AdapterSpec(type="Full" if is_text else "LoRA")
     if stated.type == "Full":
         return ResolvedAdapterSpec(type="Full")
+    dropout, why = sampling.NO_DROPOUT if seen.method in SAMPLING_METHODS else (0.05, "usual for LoRA")
     rank = choices.take("adapter.rank", stated.rank, 16, "enough for most tasks")
     return ResolvedAdapterSpec(
         type=stated.type,
         rank=rank,
         alpha=choices.take("adapter.alpha", stated.alpha, 2 * rank, "twice the rank"),
-        dropout=choices.take("adapter.dropout", stated.dropout, 0.05, "usual for LoRA"),
+        dropout=choices.take("adapter.dropout", stated.dropout, dropout, why),
         target_modules=tuple(
             choices.take("adapter.targetModules", stated.target_modules, ["all-linear"], "better than attention alone")
         ),
@@ -125,20 +116,29 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
             Reason.DATA_INVALID,
             f"no training row has an answer within training.maxLength ({max_length} tokens); raise it",
         )
-    if stated.batch_size is not None and stated.batch_size > sequences:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"training.batchSize is {stated.batch_size}, but there are only {sequences} training sequences to fill it; "
-            f"state at most {sequences}, leave it out, or add rows",
-        )
-    batch = choices.take(
-        "training.batchSize", stated.batch_size, min(16, sequences), f"of {sequences} training sequences"
-    )
+    sampled = sampling.sampling_of(seen.spec)
+    if sampled is not None:
+        sampling.check_room(max_length, sampled)
+        usual, why = sampling.usual_batch(sequences, sampled), "answers to eight prompts"
+    else:
+        _check_batch(stated.batch_size, sequences)
+        usual, why = min(16, sequences), f"of {sequences} training sequences"
+    batch = choices.take("training.batchSize", stated.batch_size, usual, why)
+    per_epoch = sampling.steps_per_epoch(sequences, batch, sampled) if sampled else ceil(sequences / batch)
     if stated.max_steps is not None:
         return Extent(packing, max_length, batch, None, stated.max_steps, sequences)
     epochs = choices.take("training.epochs", stated.epochs, USUAL[seen.method].epochs, f"usual for {seen.method}")
-    steps = max(1, ceil(epochs * ceil(sequences / batch)))
+    steps = max(1, ceil(epochs * per_epoch))
     return Extent(packing, max_length, batch, epochs, steps, sequences)
+
+
+def _check_batch(stated: int | None, sequences: int) -> None:
+    if stated is not None and stated > sequences:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.batchSize is {stated}, but there are only {sequences} training sequences to fill it; "
+            f"state at most {sequences}, leave it out, or add rows",
+        )
 
 
 def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> tuple[ResolvedTraining, Forecast]:
@@ -212,7 +212,10 @@ def _max_length(seen: Situation, stated: TrainingSpec, choices: Choices) -> int:
         wanted, why = LONGEST_TEXT, f"at most {LONGEST_TEXT}"
     else:
         fitting = seen.lengths["train"].percentile(SHARE_THAT_FITS)
-        wanted, why = 64 * ceil(fitting / 64), f"99 % of the rows have at most {fitting} tokens"
+        sampled = sampling.sampling_of(seen.spec)
+        answer = sampled.max_new_tokens if sampled else 0
+        wanted, why = 64 * ceil((fitting + answer) / 64), f"99 % of the rows have at most {fitting} tokens"
+        why += f", and answers up to {answer}" if sampled else ""
     limited = wanted if positions is None else min(wanted, positions)
     return choices.take(
         "training.maxLength", None, limited, why if limited == wanted else f"positions of the base; {why}"
@@ -229,7 +232,8 @@ def _learning_rate(method: MethodName, full: bool, random: bool) -> tuple[float,
 
 def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     stated = seen.spec.evaluation or EvaluationSpec()
-    has_answers = seen.method == "sft"
+    sampled = sampling.sampling_of(seen.spec)
+    has_answers = seen.method == "sft" or sampled is not None
     held_out = seen.held_out
     if held_out is None:
         if stated.gate:
@@ -246,16 +250,9 @@ def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     ]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
     new_tokens = stated.max_new_tokens
-    if has_answers and "ExactMatch" in {*metrics, *asked}:
+    if sampled is not None:
+        new_tokens = choices.take("evaluation.maxNewTokens", new_tokens, sampled.max_new_tokens, "as in training")
+    elif has_answers and "ExactMatch" in {*metrics, *asked}:
         longest = max(1, min(LONGEST_ANSWER, held_out.longest_answer))
         new_tokens = choices.take("evaluation.maxNewTokens", new_tokens, longest, "the longest held-out answer")
     return stated.model_copy(update={"metrics": metrics, "max_new_tokens": new_tokens})
-
-
-def _shown(value: object) -> str:
-    """As in YAML."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return f"[{', '.join(map(str, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)

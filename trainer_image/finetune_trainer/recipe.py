@@ -46,7 +46,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, encode, methods, model, train
+    from finetune_trainer import compare, encode, methods, model, rewards, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -59,7 +59,8 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     dataset = method.dataset(encoder, rows, resolved)
     writes = base.model.can_generate()  # a head scores texts, and answers nothing
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
-    exam = compare.make_exam(inputs, encoder, stops)
+    judge = rewards.judge(resolved.method_settings)
+    exam = compare.make_exam(inputs, encoder, stops, judge)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
 
     tuned = model.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
@@ -67,7 +68,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         companions = train.Companions(progress, Checkpoints(inputs.store), interruption)
         arguments = train.arguments(training, numerics, divisor, inputs.work)
-        trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved))
+        trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
         course = train.train(trainer, companions, training.max_length)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score)

@@ -26,6 +26,17 @@ LOG_LINES = 100
 """Lines of metrics.jsonl a run of any length writes, about."""
 SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
 STATE_FILE = "trainer_state.json"
+FIGURES = {"epoch": "epoch", "loss": "loss", "learning_rate": "learningRate", "grad_norm": "gradNorm"}
+SAMPLING_FIGURES = {
+    "reward": "reward",
+    "reward_std": "rewardDeviation",
+    "kl": "kl",
+    "entropy": "entropy",
+    "completions/mean_length": "answerTokens",
+    "completions/clipped_ratio": "unendedShare",
+    "clip_ratio/region_mean": "clippedShare",
+}
+"""What methods that sample answers log beside: their names, and ours."""
 
 
 class Batch(NamedTuple):
@@ -146,8 +157,10 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs:  # the summary at the end of a training
             return
-        names = {"epoch": "epoch", "loss": "loss", "learning_rate": "learningRate", "grad_norm": "gradNorm"}
-        figures = {ours: float(logs[theirs]) for theirs, ours in names.items()}
+        figures = {ours: float(logs[theirs]) for theirs, ours in FIGURES.items()}
+        figures |= {
+            ours: float(logs[theirs]) for theirs, ours in SAMPLING_FIGURES.items() if logs.get(theirs) is not None
+        }
         if not math.isfinite(figures["gradNorm"]):  # before the checkpoint that would keep its weights
             raise non_finite("gradient norm", figures["gradNorm"], state.global_step)
         self._to.progress.logged(state.global_step, state.num_input_tokens_seen, figures)

@@ -4,9 +4,10 @@ method           Full     adapter   epochs
 sft              2e-5     2e-4      3
 cpt              2e-5     2e-4      1
 dpo              1e-6     1e-5      1        beta 0.1, loss Sigmoid
-    kto              1e-6     1e-5      1        beta 0.1, loss Kto, both weights 1
-    orpo             8e-6     8e-5      1        beta 0.1
-    reward           1e-5     1e-4      1
+kto              1e-6     1e-5      1        beta 0.1, loss Kto, both weights 1
+orpo             8e-6     8e-5      1        beta 0.1
+reward           1e-5     1e-4      1
+grpo             1e-6     1e-5      1        see :mod:`finetune_trainer.sampling`
 """
 
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ USUAL: Mapping[MethodName, Usual] = {
     "kto": Usual(1e-6, 1e-5, 1.0, sides=2),
     "orpo": Usual(8e-6, 8e-5, 1.0, sides=2),
     "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
+    "grpo": Usual(1e-6, 1e-5, 1.0),
 }
 
 

@@ -7,9 +7,10 @@ from pydantic import ConfigDict, Field
 from finetune_api.model import ApiModel, Digest, NotYet, ShortText, Uri, at_most_one, cel, exactly_one
 from finetune_api.v1alpha1.methods import DpoMethod, KtoMethod, OrpoMethod, RewardMethod
 from finetune_api.v1alpha1.references import JobRef, SecretRef
+from finetune_api.v1alpha1.reinforcement import GrpoMethod
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
-Metric = Literal["Loss", "Perplexity", "ExactMatch", "Accuracy", "PreferenceAccuracy", "RewardMargin"]
+Metric = Literal["Loss", "Perplexity", "ExactMatch", "Accuracy", "PreferenceAccuracy", "RewardMargin", "Reward"]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -122,8 +123,8 @@ class MethodSpec(ApiModel):
     """Reward model."""
     ppo: NotYet | None = None
     """RLHF with proximal policy optimisation; not supported yet."""
-    grpo: NotYet | None = None
-    """Group-relative policy optimisation; not supported yet."""
+    grpo: GrpoMethod | None = None
+    """Group-relative policy optimisation: reinforcement learning on sampled answers."""
     classification: NotYet | None = None
     """Sequence classification; not supported yet."""
 
@@ -251,7 +252,8 @@ class EvaluationSpec(ApiModel):
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
     """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy. For
     preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
-    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head)."""
+    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For grpo
+    also ExactMatch and Reward."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
     """The allowed answers; Accuracy is the share of rows whose most probable label is the right one."""
     compare_with_base: bool = True

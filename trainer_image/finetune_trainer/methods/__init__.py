@@ -15,7 +15,7 @@ from finetune_stage.scores import RowScore
 from finetune_trainer.encode import Encoder, Fields
 from finetune_trainer.methods.lesson import Lesson
 
-MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward")}
+MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo")}
 
 
 class Method(Protocol):

@@ -7,6 +7,7 @@ import torch
 
 from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.rewards import Judge
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,10 @@ class Lesson:
     arguments: dict[str, Any]
     """Settings of transformers.TrainingArguments that hold for every method."""
     resolved: Resolved
+    stop_tokens: list[int]
+    """Tokens that end an answer."""
+    judge: Judge | None
+    """What says how good an answer is, for methods that sample answers."""
 
 
 class Watched:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from finetune_api.matrix import METHODS, MethodName, foreign_metrics, refusal
+from finetune_api.matrix import METHODS, SAMPLING_METHODS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
@@ -77,6 +77,25 @@ def backend_is_supported(spec: FineTuneJobSpec) -> Finding | None:
     )
 
 
+def dropout_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
+    """What is learned from must be what was sampled, by the same weights."""
+    method = method_of(spec)
+    if method not in SAMPLING_METHODS or spec.adapter is None or not spec.adapter.dropout:
+        return None
+    return unsupported(
+        f"method {method} learns from answers it samples, and dropout would change the model between the two; "
+        "leave adapter.dropout out."
+    )
+
+
+def rewards_are_rules(spec: FineTuneJobSpec) -> Finding | None:
+    """A reward model is known by name only."""
+    method = spec.method.grpo if spec.method else None
+    if method is None or method.rewards is not None:
+        return None
+    return unsupported("method grpo: rewardModel is not supported yet; use rewards.")
+
+
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
     if spec.evaluation is None or delegation(spec) is not None:
@@ -127,6 +146,8 @@ BEFORE_START: list[Check] = [
     backend_is_supported,
     base_fits_the_backend,
     provider_takes_it,
+    dropout_fits_the_method,
+    rewards_are_rules,
     metrics_fit_the_method,
     gate_has_rows,
     deploy_is_an_adapter,

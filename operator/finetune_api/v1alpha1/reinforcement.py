@@ -1,0 +1,92 @@
+"""Methods that learn from rewards on answers of their own: what is rewarded, and how answers are sampled."""
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, NotYet, cel, exactly_one
+
+Tokens = Annotated[int, Field(ge=1, le=65_536)]
+
+
+class RegexReward(ApiModel):
+    """1 where a pattern is found in the answer, else 0."""
+
+    pattern: Annotated[str, Field(min_length=1, max_length=1024)]
+    """Python regular expression, searched for anywhere; ^ and $ tie it to the ends."""
+
+
+class ExactMatchReward(ApiModel):
+    """1 where the answer is the row's reference answer, surrounding white space apart, else 0."""
+
+
+class JsonSchemaReward(ApiModel):
+    """1 where the answer is JSON that a schema accepts, else 0."""
+
+    document: Annotated[str, Field(min_length=2, max_length=16_384)]
+    """The schema (JSON Schema 2020-12), as JSON text; {} accepts any JSON."""
+
+
+class LengthReward(ApiModel):
+    """How well the answer's length in tokens, end token included, fits."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "has(self.targetTokens) != (has(self.minTokens) || has(self.maxTokens))",
+                "set targetTokens, or minTokens, maxTokens or both",
+            ),
+            (
+                "!has(self.minTokens) || !has(self.maxTokens) || self.minTokens <= self.maxTokens",
+                "minTokens must not exceed maxTokens",
+            ),
+        )
+    )
+
+    target_tokens: Tokens | None = None
+    """1 at this length, falling evenly to 0 at no tokens and at twice as many."""
+    min_tokens: Tokens | None = None
+    """0 below."""
+    max_tokens: Tokens | None = None
+    """0 above."""
+
+
+class RewardSpec(ApiModel):
+    """One thing an answer is rewarded for; exactly one of regex, exactMatch, jsonSchema, length."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("regex", "exactMatch", "jsonSchema", "length")))
+
+    regex: RegexReward | None = None
+    """1 where a pattern is found in the answer."""
+    exact_match: ExactMatchReward | None = None
+    """1 where the answer is the row's reference answer."""
+    json_schema: JsonSchemaReward | None = None
+    """1 where the answer is JSON that a schema accepts."""
+    length: LengthReward | None = None
+    """Up to 1, by the answer's length."""
+    weight: Annotated[float, Field(ge=-100, le=100)] | None = None
+    """What it is multiplied by before all are added up; left out, 1."""
+
+
+Rewards = Annotated[list[RewardSpec], Field(min_length=1, max_length=8)]
+SOURCE = exactly_one("rewards", "rewardModel")
+
+
+class GrpoMethod(ApiModel):
+    """Group-relative policy optimisation: several answers to each prompt, and each is learned from by how much better it is
+    than the others of its group (Shao et al. 2024)."""
+
+    model_config = ConfigDict(json_schema_extra=cel(SOURCE))
+
+    rewards: Rewards | None = None
+    """What an answer is rewarded for; their weighted sum is the reward."""
+    reward_model: NotYet | None = None
+    """A model that scores answers; not supported yet."""
+    num_generations: Annotated[int, Field(ge=2, le=64)] | None = None
+    """Answers sampled for each prompt; batchSize counts answers and is a multiple of it. Left out, 8."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+    """Longest sampled answer; left out, 256, or half of the base's positions."""
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Of the sampling; left out, 1."""
+    beta: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Weight of the divergence from the model before training; left out, 0."""

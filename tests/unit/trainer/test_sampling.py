@@ -1,0 +1,101 @@
+"""What the plan decides for methods that sample answers."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding
+from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.encode import Example
+from finetune_trainer.plan import Choices, Plan, Situation, answers_only, decide
+
+
+def a_spec(grpo: dict[str, Any] | None = None, **members: Any) -> FineTuneJobSpec:
+    default = {
+        "baseModel": {"uri": "s3://models/base"},
+        "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
+        "output": {"uri": "s3://models"},
+        "method": {"grpo": {"rewards": [{"exactMatch": {}}]} | (grpo or {})},
+    }
+    return FineTuneJobSpec.model_validate(default | members)
+
+
+def rows(count: int, tokens: int = 50) -> Lengths:
+    found = Lengths()
+    for _ in range(count):
+        found.add(Example(list(range(tokens)), list(range(tokens))))
+    return found
+
+
+def plan(spec: FineTuneJobSpec, count: int = 100, positions: int | None = 2048) -> tuple[Plan, dict[str, str]]:
+    choices = Choices()
+    base = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=False)
+    found = decide(Situation(spec, base, {"train": rows(count), "test": rows(10)}), choices)
+    return found, {choice.field: choice.value for choice in choices.made}
+
+
+def test_what_is_left_out_is_decided_and_shown() -> None:
+    found, shown = plan(a_spec())
+    assert found.method.grpo is not None
+    assert found.method.grpo.model_dump(exclude={"rewards", "reward_model"}) == {
+        "num_generations": 8,
+        "max_new_tokens": 256,
+        "temperature": 1.0,
+        "beta": 0.0,
+    }
+    training = found.training
+    assert (training.batch_size, training.epochs, training.steps) == (64, 1.0, 12), "100 prompts, eight a step"
+    assert (training.max_length, training.learning_rate, found.adapter.dropout) == (320, 1e-5, 0.0)
+    assert found.evaluation.metrics == ["Loss", "Perplexity", "ExactMatch", "Reward"]
+    assert found.evaluation.max_new_tokens == 256
+    assert {"method.grpo.beta", "method.grpo.numGenerations", "adapter.dropout"} <= shown.keys()
+    assert not any(name.startswith("method.sft") for name in shown)
+    assert not answers_only(a_spec()), "a chat template need not mark the assistant's turns"
+
+
+def test_answers_take_at_most_half_of_the_positions() -> None:
+    found, _ = plan(a_spec(), positions=128)
+    assert found.method.grpo is not None
+    assert (found.method.grpo.max_new_tokens, found.training.max_length) == (64, 128)
+
+
+def test_steps_are_counted_in_prompts() -> None:
+    spec = a_spec({"numGenerations": 4}, training={"batchSize": 12, "epochs": 2})
+    assert plan(spec, count=10)[0].training.steps == 6, "three prompts a step, the tenth waits for another epoch"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (a_spec(training={"batchSize": 12}), r"no multiple of numGenerations \(8\); set it to 16"),
+        (a_spec(training={"batchSize": 808}), "there are 100 training rows; set it to at most 800"),
+        (a_spec(training={"maxLength": 256}), r"256 tokens, and answers of up to 256 \(maxNewTokens\) leave no room"),
+        (a_spec(grpo={"rewards": [{"regex": {"pattern": "("}}]}), "no regular expression"),
+        (a_spec(method={"sft": {}}, evaluation={"metrics": ["Reward"]}), "cannot be measured by Reward"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused(spec: FineTuneJobSpec, message: str) -> None:
+    with pytest.raises(Failure, match=message) as caught:
+        plan(spec)
+    assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (a_spec(adapter={"type": "LoRA", "dropout": 0.1}), "leave adapter.dropout out"),
+        (a_spec(method={"grpo": {"rewardModel": {}}}), "rewardModel is not supported yet; use rewards"),
+        (a_spec(method={"sft": {}}, evaluation={"metrics": ["Reward"]}), "cannot be measured by Reward"),
+    ],
+)
+def test_the_operator_refuses_before_anything_is_created(spec: FineTuneJobSpec, message: str) -> None:
+    finding = first_finding(BEFORE_START, spec)
+    assert finding is not None
+    assert message in finding.message
+
+
+def test_a_job_of_grpo_is_accepted() -> None:
+    assert first_finding(BEFORE_START, a_spec(adapter={"type": "LoRA", "dropout": 0.0})) is None

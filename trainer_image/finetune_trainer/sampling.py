@@ -1,0 +1,100 @@
+"""Decide what a method that samples answers leaves out. Pure; called by :mod:`finetune_trainer.plan`.
+
+    numGenerations       grpo: 8
+    maxNewTokens         256, or half of the base's positions
+    temperature          1
+    beta                 grpo: 0, as what is checked by rule needs no leash
+    batchSize            the answers to eight prompts
+    dropout              0, as what is learned from is what was sampled
+
+Learning rate and epochs are in :mod:`finetune_trainer.usual`.
+"""
+
+from math import ceil
+from typing import NamedTuple
+
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.reinforcement import GrpoMethod
+from finetune_api.v1alpha1.training import MethodSpec
+from finetune_trainer.choices import Choices
+from finetune_trainer.rewards import judge
+
+USUAL_NEW_TOKENS = 256
+PROMPTS_PER_STEP = 8
+NO_DROPOUT = (0.0, "what is learned from is what was sampled")
+
+
+class Sampling(NamedTuple):
+    """How many answers, and how long."""
+
+    generations: int
+    """Per prompt."""
+    max_new_tokens: int
+
+
+def filled_in(spec: FineTuneJobSpec, positions: int | None, choices: Choices) -> FineTuneJobSpec:
+    """The spec with every setting of a sampling method; of other methods as it is. Raises Failure for a reward that cannot be."""
+    if spec.method is None or spec.method.grpo is None:
+        return spec
+    judge(spec.method)
+    return spec.model_copy(update={"method": MethodSpec(grpo=_grpo(spec.method.grpo, positions, choices))})
+
+
+def _grpo(stated: GrpoMethod, positions: int | None, choices: Choices) -> GrpoMethod:
+    chosen = {
+        "num_generations": choices.take("method.grpo.numGenerations", stated.num_generations, 8, "usual"),
+        "max_new_tokens": _max_new_tokens("grpo", stated.max_new_tokens, positions, choices),
+        "temperature": choices.take("method.grpo.temperature", stated.temperature, 1.0, "the model as it is"),
+        "beta": choices.take("method.grpo.beta", stated.beta, 0.0, "what is checked by rule needs no leash"),
+    }
+    return stated.model_copy(update=chosen)
+
+
+def _max_new_tokens(method: str, stated: int | None, positions: int | None, choices: Choices) -> int:
+    most = USUAL_NEW_TOKENS if positions is None else max(1, min(USUAL_NEW_TOKENS, positions // 2))
+    why = "usual" if most == USUAL_NEW_TOKENS else "half of the base's positions"
+    return choices.take(f"method.{method}.maxNewTokens", stated, most, why)
+
+
+def sampling_of(spec: FineTuneJobSpec) -> Sampling | None:
+    """Of a spec that is filled in; None where nothing is sampled."""
+    grpo = spec.method.grpo if spec.method else None
+    if grpo is None:
+        return None
+    assert grpo.num_generations is not None
+    assert grpo.max_new_tokens is not None
+    return Sampling(grpo.num_generations, grpo.max_new_tokens)
+
+
+def check_room(max_length: int, sampling: Sampling) -> None:
+    """Raises Failure where answers would leave no room for prompts."""
+    if sampling.max_new_tokens >= max_length:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.maxLength is {max_length} tokens, and answers of up to {sampling.max_new_tokens} (maxNewTokens) "
+            "leave no room for a prompt; raise the one or lower the other",
+        )
+
+
+def usual_batch(prompts: int, sampling: Sampling) -> int:
+    """Answers per optimiser step."""
+    return sampling.generations * min(PROMPTS_PER_STEP, prompts)
+
+
+def steps_per_epoch(prompts: int, batch: int, sampling: Sampling) -> int:
+    """Optimiser steps; prompts that do not fill the last one wait for another epoch. Raises Failure where none is filled."""
+    if batch % sampling.generations:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.batchSize is {batch} answers, which is no multiple of numGenerations ({sampling.generations}); "
+            f"set it to {sampling.generations * ceil(batch / sampling.generations)}",
+        )
+    per_step = batch // sampling.generations
+    if per_step > prompts:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.batchSize is {batch} answers: a step takes {per_step} prompts, and there are {prompts} training rows; "
+            f"set it to at most {prompts * sampling.generations}",
+        )
+    return prompts // per_step
