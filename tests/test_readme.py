@@ -37,6 +37,7 @@ MODELS: dict[str, type[ApiModel]] = {
     "AdapterDeployment": AdapterDeployment,
     "dataset": DatasetSpec,
     "evaluation": EvaluationSpec,
+    "method": MethodSpec,
     "trainerStatus": pods.Report,
     "stage": pods.Summary,
 }
