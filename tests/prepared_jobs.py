@@ -146,7 +146,7 @@ def prepare_job(
         splits = [_write(data, split, items) for split, items in rows.items()]
         store = open_store(folder, secrets_dir / "s3")
         digest = commit_folder(store, data, "data", Manifest(kind="Data", files=[]))
-    spec = _spec(bucket)
+    spec = spec_of(bucket)
     resolved = Resolved(
         namespace="team-a",
         name=name,
@@ -169,7 +169,7 @@ def prepare_job(
     return JobConfig(namespace="team-a", name=name, uid=UID, spec=spec, base_model=base_model, image="trainer@sha256:0")
 
 
-def _spec(bucket: str) -> FineTuneJobSpec:
+def spec_of(bucket: str) -> FineTuneJobSpec:
     return FineTuneJobSpec.model_validate(
         {
             "baseModel": {"uri": f"{bucket}/base"},

@@ -6,7 +6,7 @@
       checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
       adapter/ or model/…, manifest.json                                            what is served
       endpoint/endpoint.json, manifest.json                                         instead, of a model that lives at a provider
-      metrics.jsonl  evaluation.json
+      metrics.jsonl  evaluation.json  report.html
       manifest.json                                                                 everything above; written last of all
 
 The digest of an artifact is the sha256 of the bytes of its folder's manifest.json.
@@ -46,6 +46,7 @@ DATA_PREVIEW = "data/preview.txt"
 """The first rows token by token, with what is learned marked; for a person to read."""
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
+REPORT = "report.html"
 
 
 def job_folder(output_uri: str, namespace: str, job: str, uid: str) -> str:

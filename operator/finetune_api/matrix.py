@@ -21,7 +21,7 @@ REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
 """Pairs that cannot work, each with the reason as the end of a sentence."""
 
 METRICS: dict[MethodName, tuple[Metric, ...]] = {
-    "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy"),
+    "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1"),
     "cpt": ("Loss", "Perplexity"),
     "dpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "kto": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),

@@ -6,7 +6,7 @@ from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
 from finetune_delegate.provider import Provider
 from finetune_delegate.rows import answer_of, chat_of
-from finetune_stage.gate import decide
+from finetune_stage.gate import Exams, decide
 from finetune_stage.rows import Row, Splits, held_out
 from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
 
@@ -25,8 +25,8 @@ def examine(
     metrics = sorted(frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()})
     tokens = spec.max_new_tokens or 256
     print(f"asking both models for {len(rows)} answers", flush=True)
-    before = score(provider, base, rows, tokens) if spec.compare_with_base else None
-    after = score(provider, tuned, rows, tokens)
+    before = score(provider, base, rows, tokens, spec.labels) if spec.compare_with_base else None
+    after = score(provider, tuned, rows, tokens, spec.labels)
     majority = majority_baseline(
         [answer_of(row).strip() for row in splits["train"]], [answer_of(r).strip() for r in rows]
     )
@@ -36,17 +36,26 @@ def examine(
         base=figures(before, metrics) if before is not None else None,
         tuned=figures(after, metrics),
         majority_class=share(majority),
-        gate=decide(spec.gate, before, after, majority, resolved.seed) if spec.gate else None,
+        gate=decide(spec.gate, Exams(after, before, majority), resolved.seed) if spec.gate else None,
     )
     return EvaluationFile(summary=summary, seed=resolved.seed, base=before, tuned=after, majority=majority)
 
 
-def score(provider: Provider, model: str, rows: list[Row], max_tokens: int) -> list[RowScore]:
+def score(provider: Provider, model: str, rows: list[Row], max_tokens: int, labels: list[str] | None) -> list[RowScore]:
     """Every row's outcome. Accuracy is by the generated text, too: no provider has to return the labels' likelihoods."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         answers = list(pool.map(lambda row: provider.answer(model, chat_of(row), max_tokens), rows))
-    right = [answer.strip() == answer_of(row).strip() for answer, row in zip(answers, rows, strict=True)]
+    pairs = [(answer.strip(), answer_of(row).strip()) for answer, row in zip(answers, rows, strict=True)]
     # No likelihoods: zero tokens say that none were measured.
     return [
-        RowScore(id=row.id, nll=0.0, tokens=0, exact=it, label_correct=it) for row, it in zip(rows, right, strict=True)
+        RowScore(
+            id=row.id,
+            nll=0.0,
+            tokens=0,
+            exact=said == right,
+            label_correct=said == right,
+            label=right if labels else None,
+            predicted=(said if said in labels else "") if labels else None,
+        )
+        for row, (said, right) in zip(rows, pairs, strict=True)
     ]

@@ -1,36 +1,45 @@
 """Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_stage.scores`."""
 
 from collections.abc import Iterator
-
-import numpy as np
+from typing import NamedTuple
 
 from finetune_api.v1alpha1.finetunejob import GateResult
 from finetune_api.v1alpha1.training import GateRule
-from finetune_stage.scores import RowScore, correct, figures
+from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
+from finetune_stage.scores import LOWER_IS_BETTER, RowScore, correct, figures, statistic
 
-RESAMPLES = 10_000
-INTERVAL = (2.5, 97.5)
 NO_ROWS = "no held-out rows to decide on: give dataset.test, dataset.validation or dataset.split"
 
 
-def decide(
-    rules: list[GateRule], base: list[RowScore] | None, tuned: list[RowScore], majority: list[bool] | None, seed: int
-) -> list[GateResult]:
+class Exams(NamedTuple):
+    """Outcomes on the same rows in the same order."""
+
+    tuned: list[RowScore]
+    """Empty where there are no held-out rows."""
+    base: list[RowScore] | None = None
+    majority: list[bool] | None = None
+    """Whether the most frequent training answer would be right."""
+
+
+def decide(rules: list[GateRule], exams: Exams, seed: int) -> list[GateResult]:
     """Each rule's verdict, with the figures it was decided on."""
-    return [_verdict(rule, base, tuned, majority, seed) for rule in rules]
+    return [_verdict(rule, exams, seed) for rule in rules]
 
 
-def _verdict(
-    rule: GateRule, base: list[RowScore] | None, tuned: list[RowScore], majority: list[bool] | None, seed: int
-) -> GateResult:
-    if not tuned:
+def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
+    if not exams.tuned:
         return GateResult(metric=rule.metric, passed=False, message=NO_ROWS)
-    value = figures(tuned, [rule.metric])[rule.metric]
-    checks = [*_limits(rule, value), *_ratio(rule, value, base), *_beats(rule, base, tuned, majority, seed)]
+    value = figures(exams.tuned, [rule.metric])[rule.metric]
+    checks = [
+        *_limits(rule, value),
+        *_ratio(rule, value, exams.base),
+        *_beats(rule, exams, seed),
+        *_gain(rule, exams, seed),
+    ]
     return GateResult(
         metric=rule.metric,
         passed=all(held for held, _ in checks),
-        message=f"{rule.metric} is {value:.4g} on {len(tuned)} rows: "
+        message=f"{rule.metric} is {value:.4g} on {len(exams.tuned)} rows: "
         + "; ".join(f"{text}: {'yes' if held else 'no'}" for held, text in checks),
     )
 
@@ -59,33 +68,41 @@ def _ratio(rule: GateRule, value: float, base: list[RowScore] | None) -> Iterato
     )
 
 
-def _beats(
-    rule: GateRule, base: list[RowScore] | None, tuned: list[RowScore], majority: list[bool] | None, seed: int
-) -> Iterator[Check]:
+def _beats(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
     for name in rule.beats or ():
-        other = _baseline(name, rule, base, majority)
+        other = _baseline(name, rule, exams)
         if other is None:
             yield False, f"beats {name}, which was not evaluated"
             continue
-        low, mean, high = paired_bootstrap(correct(tuned, rule.metric), other, seed)
-        yield low > 0, f"beats {name} by {mean:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}"
+        gain = paired_bootstrap(correct(exams.tuned, rule.metric), other, seed)
+        yield gain.low > 0, f"beats {name} by {gain.value:+.4f}, {_between(gain)}"
 
 
-def _baseline(name: str, rule: GateRule, base: list[RowScore] | None, majority: list[bool] | None) -> list[bool] | None:
+def _baseline(name: str, rule: GateRule, exams: Exams) -> list[bool] | None:
     if name == "MajorityClass":
-        return majority
-    return correct(base, rule.metric) if base is not None else None
+        return exams.majority
+    return correct(exams.base, rule.metric) if exams.base is not None else None
 
 
-def paired_bootstrap(tuned: list[bool], other: list[bool], seed: int) -> tuple[float, float, float]:
-    """Lower bound, mean and upper bound of the 95 % interval of (tuned - other) over the same rows.
+def _gain(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
+    """Sure to be better than the base by so much: the lower bound decides."""
+    wanted = rule.min_delta_versus_base
+    if wanted is None:
+        return
+    if exams.base is None:
+        yield False, "better than the base, which was not evaluated (evaluation.compareWithBase)"
+        return
+    gain = _improvement(rule, exams.tuned, exams.base, seed)
+    yield gain.low >= wanted, f"better than the base by at least {wanted:g}: {gain.value:+.4g}, {_between(gain)}"
 
-    A row's difference is -1, 0 or 1, so that drawing rows with replacement is drawing those three counts: the same
-    distribution, at a cost that does not grow with the rows.
-    """
-    difference = np.asarray(tuned, dtype=np.int64) - np.asarray(other, dtype=np.int64)
-    rows = len(difference)
-    shares = [np.count_nonzero(difference == outcome) / rows for outcome in (1, -1)]
-    drawn = np.random.default_rng(seed).multinomial(rows, [*shares, 1 - sum(shares)], size=RESAMPLES)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / rows, INTERVAL)
-    return float(low), float(difference.mean()), float(high)
+
+def _improvement(rule: GateRule, tuned: list[RowScore], other: list[RowScore], seed: int) -> Interval:
+    """How much better the tuned model is; of a loss, by how much it is lower."""
+    ours, theirs = statistic(tuned, rule.metric), statistic(other, rule.metric)
+    if rule.metric in LOWER_IS_BETTER:
+        return paired_difference(theirs, ours, seed)
+    return paired_difference(ours, theirs, seed)
+
+
+def _between(interval: Interval) -> str:
+    return f"95 % interval {interval.low:+.4f} to {interval.high:+.4f}"

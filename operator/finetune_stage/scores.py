@@ -4,9 +4,12 @@ evaluation.json is an :class:`EvaluationFile`: with its outcomes every figure an
 :mod:`finetune_stage.gate` can be computed again.
 """
 
-import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from finetune_api.model import ApiModel
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
@@ -14,6 +17,11 @@ from finetune_api.v1alpha1.training import Metric
 
 # Perplexity is e to the loss; beyond this loss it would not fit into a float.
 HIGHEST_LOSS = 700.0
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"Loss", "Perplexity"})
+
+
+Confusion = dict[str, dict[str, int]]
+"""Right label -> most probable label -> rows."""
 
 
 class RowScore(ApiModel):
@@ -34,6 +42,12 @@ class RowScore(ApiModel):
     bad one too."""
     reward: float | None = None
     """What the greedy answer is worth."""
+    label: str | None = None
+    """The reference, one of the labels."""
+    predicted: str | None = None
+    """The most probable label."""
+    values: dict[str, float] | None = None
+    """Of further metrics, by their names: the figure is the mean over the rows."""
 
 
 class EvaluationFile(ApiModel):
@@ -49,6 +63,8 @@ class EvaluationFile(ApiModel):
     """The tuned model on the same rows, in the same order."""
     majority: list[bool] | None = None
     """Whether the most frequent training answer is right, on the same rows; none where rows have no answers."""
+    confusion: Confusion | None = None
+    """Rows of the tuned model: right label -> most probable label -> how many; none without labels."""
 
     @property
     def gate_passed(self) -> bool:
@@ -56,26 +72,92 @@ class EvaluationFile(ApiModel):
         return all(result.passed for result in self.summary.gate or ())
 
 
+Numbers = NDArray[np.float64]
+
+
+class Statistic(NamedTuple):
+    """A metric as a function of sums over rows, so that rows can be drawn again at the cost of a product."""
+
+    rows: Numbers
+    """What each row adds: of shape (rows, terms)."""
+    of_sums: Callable[[Numbers], Any]
+    """Sums of shape (..., terms) -> figures of shape (...)."""
+
+
 def figures(scores: list[RowScore], metrics: Iterable[Metric]) -> dict[str, float]:
     """The metrics over all rows; the loss counts every token alike."""
-    return {metric: _figure(metric, scores) for metric in metrics}
+    found = {metric: statistic(scores, metric) for metric in metrics}
+    return {metric: float(each.of_sums(each.rows.sum(axis=0))) for metric, each in found.items()}
 
 
-def _figure(metric: Metric, scores: list[RowScore]) -> float:
+def statistic(scores: list[RowScore], metric: Metric) -> Statistic:
+    """The metric over these rows. A further metric needs only :attr:`RowScore.values`."""
     if metric == "Loss":
-        return _loss(scores)
+        return Statistic(_terms((score.nll, score.tokens) for score in scores), _ratio)
     if metric == "Perplexity":
-        return math.exp(min(_loss(scores), HIGHEST_LOSS))
+        return Statistic(_terms((score.nll, score.tokens) for score in scores), _perplexity)
+    if metric == "MacroF1":
+        return Statistic(_label_counts(scores), _macro_f1)
+    values = row_values(scores, metric)
+    return Statistic(_terms((0, 0) if value is None else (value, 1) for value in values), _ratio)
+
+
+def row_values(scores: list[RowScore], metric: Metric) -> list[float | None]:
+    """Row by row, for a metric that is a mean over the rows that have a value."""
+    if metric in ("ExactMatch", "Accuracy"):
+        return [float(right) for right in correct(scores, metric)]
     if metric == "RewardMargin":
-        margins = [score.margin for score in scores if score.margin is not None]
-        return sum(margins) / max(1, len(margins))
+        return [score.margin for score in scores]
     if metric == "Reward":
-        return sum(score.reward or 0.0 for score in scores) / max(1, len(scores))
-    return share(correct(scores, metric))
+        return [score.reward for score in scores]
+    if metric == "PreferenceAccuracy":
+        return [None if score.margin is None else float(score.margin > 0) for score in scores]
+    return [(score.values or {}).get(metric) for score in scores]
 
 
-def _loss(scores: list[RowScore]) -> float:
-    return sum(score.nll for score in scores) / max(1, sum(score.tokens for score in scores))
+def _terms(rows: Iterable[tuple[float, float]]) -> Numbers:
+    return np.array(list(rows), dtype=np.float64).reshape(-1, 2)
+
+
+def _ratio(sums: Numbers) -> Any:
+    return sums[..., 0] / np.maximum(1, sums[..., 1])
+
+
+def _perplexity(sums: Numbers) -> Any:
+    return np.exp(np.minimum(_ratio(sums), HIGHEST_LOSS))
+
+
+def _label_counts(scores: list[RowScore]) -> Numbers:
+    """For each label whether it is right and predicted, predicted, right."""
+    labels = sorted({score.label or "" for score in scores})
+    return np.array(
+        [
+            [
+                float(hit)
+                for label in labels
+                for right, said in [(score.label == label, score.predicted == label)]
+                for hit in (right and said, said, right)
+            ]
+            for score in scores
+        ],
+        dtype=np.float64,
+    )
+
+
+def _macro_f1(sums: Numbers) -> Any:
+    """Mean F1 over the labels that occur; a label that no drawn row has is left out of that draw."""
+    both, said, right = sums[..., 0::3], sums[..., 1::3], sums[..., 2::3]
+    f1 = 2 * both / np.maximum(1, said + right)
+    return (f1 * (right > 0)).sum(-1) / np.maximum(1, (right > 0).sum(-1))
+
+
+def confusion(scores: list[RowScore]) -> Confusion | None:
+    """Right label -> most probable label -> rows; None where rows have no labels."""
+    pairs = Counter((score.label, score.predicted) for score in scores if score.label is not None)
+    table: Confusion = {}
+    for (label, predicted), rows in sorted(pairs.items()):
+        table.setdefault(str(label), {})[str(predicted)] = rows
+    return table or None
 
 
 def correct(scores: list[RowScore], metric: Metric) -> list[bool]:

@@ -6,8 +6,8 @@ from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
-from finetune_stage.gate import decide
-from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
+from finetune_stage.gate import Exams, decide
+from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
@@ -66,7 +66,7 @@ def compare(
     if exam is None:
         if not rules:
             return None
-        verdicts = decide(rules, None, [], None, seed)
+        verdicts = decide(rules, Exams([]), seed)
         summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts)
         return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None)
     print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
@@ -79,9 +79,11 @@ def compare(
         base=figures(base, metrics) if base is not None else None,
         tuned=figures(tuned, metrics),
         majority_class=share(majority) if majority is not None else None,
-        gate=decide(rules, base, tuned, majority, seed) if rules else None,
+        gate=decide(rules, Exams(tuned, base, majority), seed) if rules else None,
     )
-    return EvaluationFile(summary=summary, seed=seed, base=base, tuned=tuned, majority=majority)
+    return EvaluationFile(
+        summary=summary, seed=seed, base=base, tuned=tuned, majority=majority, confusion=confusion(tuned)
+    )
 
 
 def _majority(inputs: Inputs, exam: Exam) -> list[bool] | None:

@@ -50,10 +50,21 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
         answers = _greedy_answers(model, exam) if exam.metrics & {"ExactMatch", "Reward"} else []
         exact = map(_is_exact, answers) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
         rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else [None] * len(exam.rows)
-        right = _right_labels(model, exam) if "Accuracy" in exam.metrics else [None] * len(exam.rows)
+        labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * len(exam.rows)
     return [
-        RowScore(id=row.id, nll=nll, tokens=tokens, exact=matched, label_correct=correct, reward=reward)
-        for row, (nll, tokens), matched, correct, reward in zip(exam.rows, losses, exact, right, rewards, strict=True)
+        RowScore(
+            id=row.id,
+            nll=nll,
+            tokens=tokens,
+            exact=matched,
+            label=label,
+            predicted=predicted,
+            label_correct=None if label is None else label == predicted,
+            reward=reward,
+        )
+        for row, (nll, tokens), matched, (label, predicted), reward in zip(
+            exam.rows, losses, exact, labels, rewards, strict=True
+        )
     ]
 
 
@@ -151,8 +162,8 @@ def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int
     return [until_stop(answer, set(exam.stop_tokens)) for answer in output]
 
 
-def _right_labels(model: Any, exam: Exam) -> list[bool]:
-    """Whether the reference is the most probable label, its end token included."""
+def _labels(model: Any, exam: Exam) -> list[tuple[str, str]]:
+    """The reference, and the most probable label, its end token included."""
     candidates = []
     for row in exam.rows:
         answers = [exam.encoder.answer(exam.encoder.with_answer(row.fields, label)) for label in exam.labels]
@@ -162,11 +173,11 @@ def _right_labels(model: Any, exam: Exam) -> list[bool]:
             _cut(Example(a.input_ids, [IGNORED] * start + a.input_ids[start:]), exam.max_length) for a in answers
         ]
     nlls = iter([nll for nll, _ in likelihoods(model, candidates)])
-    right = []
+    found = []
     for row in exam.rows:
         of_row = [next(nlls) for _ in exam.labels]
-        right.append(exam.labels[of_row.index(min(of_row))] == exam.encoder.reference(row.fields).strip())
-    return right
+        found.append((exam.encoder.reference(row.fields).strip(), exam.labels[of_row.index(min(of_row))]))
+    return found
 
 
 def _cut(example: Example, size: int) -> Example:

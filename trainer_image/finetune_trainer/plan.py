@@ -11,7 +11,7 @@
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run
-    metrics              all of the method's; sft: Accuracy with labels only
+    metrics              all of the method's; sft: Accuracy and MacroF1 with labels only
     maxNewTokens         those of the longest answer held out
 
 Methods that sample answers: :mod:`finetune_trainer.sampling`.
@@ -246,7 +246,7 @@ def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     if sentence := foreign_metrics(seen.method, asked):
         raise Failure(Reason.CONFIG_INVALID, f"evaluation: {sentence}")
     usual: list[Metric] = [
-        name for name in METRICS[seen.method] if name != "Accuracy" or stated.labels or not has_answers
+        name for name in METRICS[seen.method] if name not in ("Accuracy", "MacroF1") or stated.labels or not has_answers
     ]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
     new_tokens = stated.max_new_tokens

@@ -1,7 +1,8 @@
 """Store what came out: artifact, evaluation, metrics, and last of all the job's manifest. Safe to repeat at any point."""
 
+import json
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,22 @@ from finetune_api.artifacts import (
     MANIFEST,
     METRICS,
     MODEL,
+    REPORT,
     RESOLVED,
     JobRecord,
     Manifest,
     Resolved,
 )
 from finetune_api.pods import Trained
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, EvaluationStatus
+from finetune_api.v1alpha1.finetunejob import ArtifactStatus, Diagnosis, EvaluationStatus
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document
 from finetune_trainer.card import model_card
+from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
+from finetune_trainer.report import Contents, page
 
 LIBRARIES = (
     "finetune-operator",
@@ -50,6 +54,13 @@ class Outcome:
     stop_tokens: list[int]
     """Tokens that end an answer of the tuned model."""
 
+    def diagnosed(self, found: list[Diagnosis]) -> "Outcome":
+        """With what stands out noted in the evaluation."""
+        if self.evaluation is None:
+            return self
+        summary = self.evaluation.summary.model_copy(update={"diagnosis": found or None})
+        return replace(self, evaluation=self.evaluation.model_copy(update={"summary": summary}))
+
     @property
     def summary(self) -> EvaluationStatus | None:
         """The figures and verdicts."""
@@ -68,6 +79,9 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     key = ADAPTER if is_adapter else MODEL
     folder = inputs.work / "artifact"
     _save(model, tokenizer, resolved, outcome, folder)
+    metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
+    diagnosis = diagnose(_evidence(inputs, outcome, metrics))
+    outcome = outcome.diagnosed(diagnosis)
     card = model_card(inputs, outcome.course, outcome.summary, outcome.gate_passed, versions())
     (folder / "README.md").write_text(card)
     base = resolved.base_model if is_adapter else None
@@ -84,8 +98,27 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         digest=digest,
         manifest_uri=store.uri(MANIFEST),
     )
+    confusion = outcome.evaluation.confusion if outcome.evaluation else None
+    store.put(REPORT, page(Contents(resolved, metrics, outcome.summary, confusion, diagnosis, versions())).encode())
+    files.append(entry(store, REPORT))
     record = _record(inputs, outcome, artifact, image)
     return write_manifest(store, files, record)
+
+
+def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -> Evidence:
+    training, rows = inputs.resolved.training, len(inputs.splits["train"])
+    summary = outcome.summary
+    base = (summary.base if summary else None) or {}
+    return Evidence(
+        losses=[(line["step"], line["loss"]) for line in metrics],
+        train_rows=rows,
+        held_out_rows=summary.rows if summary else 0,
+        passes=metrics[-1].get("epoch", 0.0) if metrics else 0.0,
+        learning_rate=training.learning_rate,
+        comparable=inputs.resolved.method in ("sft", "cpt"),
+        base_loss=base.get("Loss"),
+        tuned_loss=summary.tuned.get("Loss") if summary else None,
+    )
 
 
 def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: str) -> JobRecord:

@@ -310,6 +310,15 @@ class GateResult(ApiModel):
     """The figures it was decided on."""
 
 
+class Diagnosis(ApiModel):
+    """Something about the training that stands out."""
+
+    kind: Literal["LearningRateTooHigh", "Instability", "Overfitting", "Underfitting", "DataTooSmall"]
+    """What it looks like."""
+    message: Annotated[str, Field(max_length=512)]
+    """The numbers it was seen in, and what to change."""
+
+
 class EvaluationStatus(ApiModel):
     """Base and tuned model on the same held-out rows."""
 
@@ -325,6 +334,8 @@ class EvaluationStatus(ApiModel):
     """Accuracy of always answering the most frequent training label."""
     gate: Annotated[list[GateResult], Field(max_length=16)] | None = None
     """Each rule's verdict."""
+    diagnosis: Annotated[list[Diagnosis], Field(max_length=8)] | None = None
+    """What stands out in curves and figures; rules of thumb, no gate depends on them."""
 
 
 class ArtifactStatus(ApiModel):

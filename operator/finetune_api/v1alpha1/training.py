@@ -10,7 +10,9 @@ from finetune_api.v1alpha1.references import JobRef, SecretRef
 from finetune_api.v1alpha1.reinforcement import GrpoMethod
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
-Metric = Literal["Loss", "Perplexity", "ExactMatch", "Accuracy", "PreferenceAccuracy", "RewardMargin", "Reward"]
+Metric = Literal[
+    "Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "PreferenceAccuracy", "RewardMargin", "Reward"
+]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -207,8 +209,8 @@ class GateRule(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.beats)].exists(x, x)",
-                "say what the metric must reach: min, max, maxRatioToBase or beats",
+                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.beats)].exists(x, x)",
+                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
             ),
             (
                 "!has(self.beats) || self.metric in ['ExactMatch', 'Accuracy', 'PreferenceAccuracy']",
@@ -225,6 +227,9 @@ class GateRule(ApiModel):
     """Highest accepted value."""
     max_ratio_to_base: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Highest accepted tuned / base."""
+    min_delta_versus_base: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """The lower bound of the 95 % paired bootstrap interval of the improvement on the base must be at least this. Of Loss and
+    Perplexity the improvement is base - tuned, of every other metric tuned - base."""
     beats: Annotated[list[Baseline], Field(min_length=1, max_length=2)] | None = None
     """The lower bound of the 95 % paired bootstrap interval of (tuned - baseline) must be above zero."""
 
@@ -235,27 +240,28 @@ class EvaluationSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "!has(self.metrics) || !self.metrics.exists(m, m == 'Accuracy') || has(self.labels)",
-                "metric Accuracy needs labels: the list of allowed answers",
+                "!has(self.metrics) || !self.metrics.exists(m, m in ['Accuracy', 'MacroF1']) || has(self.labels)",
+                "metrics Accuracy and MacroF1 need labels: the list of allowed answers",
             ),
             (
-                "!has(self.gate) || !self.gate.exists(g, g.metric == 'Accuracy') || has(self.labels)",
-                "a gate on Accuracy needs labels: the list of allowed answers",
+                "!has(self.gate) || !self.gate.exists(g, g.metric in ['Accuracy', 'MacroF1']) || has(self.labels)",
+                "a gate on Accuracy or MacroF1 needs labels: the list of allowed answers",
             ),
             (
-                "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.beats))",
+                "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.beats))",
                 "a gate against the base needs compareWithBase: true",
             ),
         )
     )
 
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
-    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy. For
+    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy and MacroF1. For
     preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
     RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For grpo
     also ExactMatch and Reward."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
-    """The allowed answers; Accuracy is the share of rows whose most probable label is the right one."""
+    """The allowed answers; Accuracy is the share of rows whose most probable label is the right one,
+    MacroF1 the mean of the labels' F1."""
     compare_with_base: bool = True
     """Evaluate the base on the same rows."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -3,8 +3,9 @@
 import pytest
 
 from finetune_api.v1alpha1.training import GateRule
-from finetune_stage.gate import NO_ROWS, decide, paired_bootstrap
-from finetune_stage.scores import RowScore, figures, majority_baseline, share
+from finetune_stage.bootstrap import paired_bootstrap, paired_difference
+from finetune_stage.gate import NO_ROWS, Exams, decide
+from finetune_stage.scores import RowScore, confusion, correct, figures, majority_baseline, share, statistic
 
 LABELS = ["red", "green", "blue"]
 REFERENCES = [LABELS[i % 3] for i in range(90)]
@@ -13,7 +14,10 @@ REFERENCES = [LABELS[i % 3] for i in range(90)]
 def answers(given: list[str], nll: float = 1.0) -> list[RowScore]:
     """Scores of a model that gives these answers."""
     right = [answer == reference for answer, reference in zip(given, REFERENCES, strict=True)]
-    return [RowScore(id=str(i), nll=nll, tokens=2, exact=ok, label_correct=ok) for i, ok in enumerate(right)]
+    return [
+        RowScore(id=str(i), nll=nll, tokens=2, exact=ok, label_correct=ok, label=label, predicted=said)
+        for i, (ok, label, said) in enumerate(zip(right, REFERENCES, given, strict=True))
+    ]
 
 
 PERFECT = answers(REFERENCES, nll=0.2)
@@ -36,11 +40,19 @@ BEATS_BOTH = GateRule(metric="Accuracy", beats=["Base", "MajorityClass"])
         pytest.param(GateRule(metric="Loss", max_ratio_to_base=0.2), PERFECT, True, id="at the ratio"),
         pytest.param(GateRule(metric="Loss", max_ratio_to_base=0.99), ALWAYS_RED, False, id="above the ratio"),
         pytest.param(GateRule(metric="Accuracy", min=0.3, max=0.3), ALWAYS_RED, False, id="every limit must hold"),
+        pytest.param(
+            GateRule(metric="Loss", min_delta_versus_base=0.3), PERFECT, True, id="a loss that is lower by 0.4"
+        ),
+        pytest.param(GateRule(metric="Loss", min_delta_versus_base=0.5), PERFECT, False, id="lower, but not by 0.5"),
+        pytest.param(GateRule(metric="MacroF1", min_delta_versus_base=0.5), PERFECT, True, id="macro F1 rises by half"),
+        pytest.param(
+            GateRule(metric="MacroF1", min_delta_versus_base=0), ALWAYS_RED, False, id="one label has a low F1"
+        ),
         pytest.param(GateRule(metric="ExactMatch", beats=["Base"]), PERFECT, True, id="exact match has a base too"),
     ],
 )
 def test_verdict(rule: GateRule, tuned: list[RowScore], passed: bool) -> None:
-    [result] = decide([rule], BASE, tuned, MAJORITY, seed=42)
+    [result] = decide([rule], Exams(tuned, BASE, MAJORITY), seed=42)
     assert result.passed is passed, result.message
 
 
@@ -48,13 +60,13 @@ def test_a_better_share_is_not_enough_where_it_may_be_luck() -> None:
     wrong = [place for place, row in enumerate(BASE) if not row.label_correct][:2]
     lucky = [row.model_copy(update={"label_correct": True}) if i in wrong else row for i, row in enumerate(BASE)]
     assert figures(lucky, ["Accuracy"])["Accuracy"] > figures(BASE, ["Accuracy"])["Accuracy"]
-    [result] = decide([GateRule(metric="Accuracy", beats=["Base"])], BASE, lucky, MAJORITY, seed=42)
+    [result] = decide([GateRule(metric="Accuracy", beats=["Base"])], Exams(lucky, BASE, MAJORITY), seed=42)
     assert not result.passed, result.message
 
 
 def test_verdicts_name_their_figures() -> None:
     rule = GateRule(metric="Accuracy", min=0.5, beats=["MajorityClass"])
-    [result] = decide([rule], None, ALWAYS_RED, MAJORITY, seed=42)
+    [result] = decide([rule], Exams(ALWAYS_RED, None, MAJORITY), seed=42)
     assert result.message == (
         "Accuracy is 0.3333 on 90 rows: at least 0.5: no; beats MajorityClass by +0.0000, "
         "95 % interval +0.0000 to +0.0000: no"
@@ -63,8 +75,8 @@ def test_verdicts_name_their_figures() -> None:
 
 def test_without_rows_or_base_no_rule_holds() -> None:
     ratio = GateRule(metric="Loss", max_ratio_to_base=1.0)
-    assert [r.message for r in decide([BEATS_BOTH, ratio], None, [], None, seed=1)] == [NO_ROWS, NO_ROWS]
-    assert [r.passed for r in decide([BEATS_BOTH, ratio], None, PERFECT, None, seed=1)] == [False, False]
+    assert [r.message for r in decide([BEATS_BOTH, ratio], Exams([]), seed=1)] == [NO_ROWS, NO_ROWS]
+    assert [r.passed for r in decide([BEATS_BOTH, ratio], Exams(PERFECT), seed=1)] == [False, False]
 
 
 def test_the_bootstrap_is_that_of_drawing_rows() -> None:
@@ -89,3 +101,41 @@ def test_the_majority_class_is_that_of_the_training_rows() -> None:
     assert (
         share(majority_baseline(["a", "b", "b", "a"], ["a", "b", "b", "b"])) == 0.25
     )  # a tie: the first in the alphabet
+
+
+def test_macro_f1_is_the_mean_over_labels_and_its_table_counts_rows() -> None:
+    # red: 30 of 90 said rightly, so precision 1/3 and recall 1; green and blue are never said.
+    assert figures(ALWAYS_RED, ["MacroF1"])["MacroF1"] == pytest.approx(0.5 / 3)
+    assert figures(PERFECT, ["MacroF1"]) == {"MacroF1": 1.0}
+    assert confusion(ALWAYS_RED) == {"blue": {"red": 30}, "green": {"red": 30}, "red": {"red": 30}}
+
+
+def test_both_ways_to_draw_rows_agree() -> None:
+    ours, theirs = correct(PERFECT, "Accuracy"), correct(BASE, "Accuracy")
+    general = paired_difference(statistic(PERFECT, "Accuracy"), statistic(BASE, "Accuracy"), seed=3)
+    assert general == pytest.approx(paired_bootstrap(ours, theirs, seed=3), abs=0.012)
+
+
+def test_a_loss_is_drawn_by_tokens() -> None:
+    rows = [RowScore(id=str(i), nll=float(i % 7), tokens=1 + i % 5) for i in range(40)]
+    better = [row.model_copy(update={"nll": row.nll / 2}) for row in rows]
+    interval = paired_difference(statistic(rows, "Loss"), statistic(better, "Loss"), seed=1)
+    assert interval.low < interval.value < interval.high
+    assert interval.value == pytest.approx(figures(rows, ["Loss"])["Loss"] - figures(better, ["Loss"])["Loss"])
+
+
+def test_a_verdict_says_which_bound_decided() -> None:
+    rule = GateRule(metric="Loss", min_delta_versus_base=0.1)
+    better = [row.model_copy(update={"nll": 1.0 if i % 2 else 0.0}) for i, row in enumerate(BASE)]
+    [result] = decide([rule], Exams(better, BASE), seed=42)
+    assert result.passed
+    assert result.message == (
+        "Loss is 0.25 on 90 rows: better than the base by at least 0.1: +0.25, 95 % interval +0.2000 to +0.3000: yes"
+    )
+
+
+def test_a_row_without_a_value_counts_for_nothing() -> None:
+    margins = [2.0, None, -1.0, 3.0]
+    scores = [RowScore(id=str(i), nll=1.0, tokens=1, margin=margin) for i, margin in enumerate(margins)]
+    found = figures(scores, ["PreferenceAccuracy", "RewardMargin"])
+    assert found == pytest.approx({"PreferenceAccuracy": 2 / 3, "RewardMargin": 4 / 3})

@@ -1,0 +1,118 @@
+"""report.html stands alone, shows what there is, and escapes what a job brings along."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from finetune_api.artifacts import PreparedSplit, Resolved, ResolvedAdapterSpec
+from finetune_api.v1alpha1.finetunejob import (
+    Choice,
+    Diagnosis,
+    EvaluationStatus,
+    GateResult,
+    ResolvedBaseModel,
+    SplitStatistics,
+)
+from finetune_api.v1alpha1.training import EvaluationSpec
+from finetune_trainer.report import Contents, page
+from finetune_trainer.report.curves import curve
+from prepared_jobs import spec_of, training
+
+VOID = {"meta", "br"}
+METRICS: list[dict[str, float | str]] = [
+    {
+        "step": s,
+        "loss": 2.0 / s,
+        "learningRate": 1e-4,
+        "gradNorm": 1.0,
+        "tokens": s,
+        "tokensPerSecond": 9.0,
+        "time": "now",
+    }
+    for s in range(1, 9)
+]
+SUMMARY = EvaluationStatus(
+    split="test",
+    rows=90,
+    base={"Loss": 2.0, "Accuracy": 0.9},
+    tuned={"Loss": 1.5, "Accuracy": 0.8},
+    gate=[GateResult(metric="Loss", passed=False, message="Loss is 1.5 on 90 rows: at most 1: no")],
+)
+
+
+def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") -> Contents:
+    split = SplitStatistics(name="train", rows=2400)
+    resolved = Resolved(
+        namespace="team-a",
+        name="tiny",
+        uid="u",
+        method="sft",
+        format="Messages",
+        base_model=ResolvedBaseModel(uri="hf://owner/base"),
+        dataset=spec_of("s3://bucket").dataset,
+        splits=[PreparedSplit(file="data/train.jsonl", sha256="0" * 64, statistics=split)],
+        data_digest="sha256:" + "a" * 64,
+        adapter=ResolvedAdapterSpec(type="LoRA"),
+        training=training(),
+        evaluation=EvaluationSpec(),
+        choices=[Choice(field="training.epochs", value="3", reason=reason)],
+        output_folder="s3://bucket/tiny",
+    )
+    found = [Diagnosis(kind="DataTooSmall", message="There are 40 training rows.")]
+    confusion = {"red": {"red": 5, "blue": 2}}
+    return Contents(resolved, METRICS, summary, confusion, found, {"torch": "2.11"})
+
+
+class Balanced(HTMLParser):
+    """Every tag that is opened is closed, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+
+@pytest.mark.parametrize("summary", [SUMMARY, None], ids=["evaluated", "not evaluated"])
+def test_the_page_is_whole_and_asks_no_network(summary: EvaluationStatus | None) -> None:
+    text = page(contents(summary))
+    reader = Balanced()
+    reader.feed(text)
+    assert reader.open == []
+    assert not re.search(r"<script|<link|<img|src=|href=|url\(|@import", text)
+
+
+def test_the_page_shows_what_the_job_came_to() -> None:
+    text = page(contents())
+    for shown in ("gate failed", "at most 1: no", "DataTooSmall", "Training loss", "Gradient norm", "2,400", "torch"):
+        assert shown in text
+    assert '<span class="good">-0.5</span>' in text, "a lower loss is better"
+    assert '<span class="bad">-0.1</span>' in text, "a lower accuracy is worse"
+
+
+def test_what_a_job_brings_along_is_text() -> None:
+    assert "<b>bold</b>" not in page(contents(reason="<b>bold</b>"))
+
+
+@pytest.mark.parametrize("values", [[5.0, 5.0, 5.0], [0.0, 0.0], [1e-7, 3e-4], [-3.0, 8e9], [1e30, 2e30]])
+def test_a_curve_stays_within_its_frame(values: list[float]) -> None:
+    drawn = curve("Loss", [(float(step), value) for step, value in enumerate(values)])
+    points = re.search(r'<polyline class="line" points="([^"]+)"', drawn)
+    assert points is not None
+    for pair in points[1].split():
+        x, y = map(float, pair.split(","))
+        assert 0 <= x <= 480
+        assert 0 <= y <= 220
+
+
+def test_one_point_is_no_curve() -> None:
+    assert curve("Loss", [(1.0, 2.0)]) == ""

@@ -1,0 +1,152 @@
+"""The page's sections, from what the job's folder already has. Every text of the job is escaped."""
+
+from collections.abc import Set
+from dataclasses import dataclass
+from html import escape
+
+from finetune_api.artifacts import Resolved
+from finetune_api.v1alpha1.finetunejob import Diagnosis, EvaluationStatus, GateResult
+from finetune_stage.scores import LOWER_IS_BETTER, Confusion
+from finetune_trainer.report.curves import curve
+from finetune_trainer.report.style import STYLE
+
+CURVES = {
+    "loss": "Training loss",
+    "learningRate": "Learning rate",
+    "gradNorm": "Gradient norm",
+    "tokensPerSecond": "Tokens per second",
+}
+"""Members of a line of metrics.jsonl. Others that are numbers in every line follow under their own names."""
+NOT_DRAWN = {"step", "epoch", "tokens", "time"}
+MOST_LABELS = 20
+"""A wider confusion matrix is left to evaluation.json."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What the page shows."""
+
+    resolved: Resolved
+    metrics: list[dict[str, float | str]]
+    """Lines of metrics.jsonl."""
+    summary: EvaluationStatus | None
+    confusion: Confusion | None
+    diagnosis: list[Diagnosis]
+    versions: dict[str, str]
+
+
+def page(seen: Contents) -> str:
+    """The whole document."""
+    name = escape(f"{seen.resolved.namespace}/{seen.resolved.name}")
+    sections = [
+        _head(seen),
+        _section("What stands out", _diagnosis(seen.diagnosis)),
+        _section("Before and after", _figures(seen.summary)),
+        _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
+        _section("Right label against most probable label", _confusion(seen.confusion)),
+        _section("Course", _curves(seen.metrics)),
+        _section("Data", _data(seen.resolved)),
+        _section("Decided for you", _choices(seen.resolved)),
+        _section(
+            "Made with", _table(["Library", "Version"], [[escape(k), escape(v)] for k, v in seen.versions.items()])
+        ),
+    ]
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{name}</title><style>{STYLE}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    """Nothing where there is nothing to show."""
+    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+
+
+def _head(seen: Contents) -> str:
+    resolved = seen.resolved
+    base = resolved.base_model.uri or "random weights"
+    verdicts = seen.summary.gate if seen.summary else None
+    if not verdicts:
+        badge = '<span class="badge mark">no gate</span>'
+    elif all(verdict.passed for verdict in verdicts):
+        badge = '<span class="badge good">gate passed</span>'
+    else:
+        badge = '<span class="badge bad">gate failed</span>'
+    return (
+        f"<header><h1>{escape(resolved.name)} {badge}</h1>"
+        f'<p class="under">{resolved.method} with {resolved.adapter.type} on {escape(base)} · namespace {escape(resolved.namespace)}'
+        f" · {resolved.training.steps:,} steps of {resolved.training.batch_size} rows</p></header>"
+    )
+
+
+def _diagnosis(found: list[Diagnosis]) -> str:
+    return "".join(
+        f'<div class="card"><span class="badge mark">{each.kind}</span><p>{escape(each.message)}</p></div>'
+        for each in found
+    )
+
+
+def _verdict(verdict: GateResult) -> str:
+    badge = ("good", "holds") if verdict.passed else ("bad", "does not hold")
+    return f'<div class="card"><span class="badge {badge[0]}">{badge[1]}</span><p>{escape(verdict.message)}</p></div>'
+
+
+def _figures(summary: EvaluationStatus | None) -> str:
+    if summary is None or not summary.rows:
+        return ""
+    base = summary.base or {}
+    rows = [
+        [escape(name), f"{base[name]:.4g}" if name in base else "-", f"<b>{value:.4g}</b>", _change(name, base, value)]
+        for name, value in summary.tuned.items()
+    ]
+    table = _table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
+    return f'{table}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
+
+
+def _change(name: str, base: dict[str, float], value: float) -> str:
+    if name not in base or value == base[name]:
+        return "-" if name not in base else "0"
+    is_better = (value < base[name]) == (name in LOWER_IS_BETTER)
+    return f'<span class="{"good" if is_better else "bad"}">{value - base[name]:+.4g}</span>'
+
+
+def _confusion(table: Confusion | None) -> str:
+    labels = sorted({*(table or {}), *(said for row in (table or {}).values() for said in row)})
+    if not table or len(labels) > MOST_LABELS:
+        return ""
+    rows = [
+        [f"<b>{escape(right)}</b>", *(str(said.get(label, 0) or "·") for label in labels)]
+        for right, said in sorted(table.items())
+    ]
+    return _table(["", *map(escape, labels)], rows, numbers=set(range(1, len(labels) + 1)))
+
+
+def _curves(lines: list[dict[str, float | str]]) -> str:
+    others = [name for name in (lines[-1] if lines else {}) if name not in {*CURVES, *NOT_DRAWN}]
+    drawn = [
+        curve(CURVES.get(name, name), [(float(line["step"]), float(line[name])) for line in lines if name in line])
+        for name in [*CURVES, *others]
+        if not any(isinstance(line.get(name), str) for line in lines)
+    ]
+    return f'<div class="curves">{"".join(drawn)}</div>' if any(drawn) else ""
+
+
+def _data(resolved: Resolved) -> str:
+    rows = [[split.statistics.name, f"{split.statistics.rows:,}"] for split in resolved.splits]
+    table = _table(["Split", "Rows"], rows, numbers={1})
+    return f'{table}<p class="under">{resolved.format}, <code>{resolved.data_digest}</code></p>'
+
+
+def _choices(resolved: Resolved) -> str:
+    rows = [[f"<code>{escape(c.field)}</code>", escape(c.value), escape(c.reason)] for c in resolved.choices]
+    return _table(["Field", "Value", "Why"], rows) if rows else ""
+
+
+def _table(head: list[str], rows: list[list[str]], numbers: Set[int] = frozenset()) -> str:
+    def row(cells: list[str], tag: str) -> str:
+        shown = [f"<{tag}{' class=number' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)]
+        return f"<tr>{''.join(shown)}</tr>"
+
+    body = "".join(row(cells, "td") for cells in rows)
+    return f'<div class="scroll"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
