@@ -18,17 +18,36 @@ PERSONAL = {
     "phone number": re.compile(r"(?<![\w.])\+\d{1,3}[ ./-]?(?:\(?\d{1,4}\)?[ ./-]?){2,5}\d{2,4}(?![\w])"),
     "IBAN": re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){3,7}(?: ?[A-Z0-9]{1,3})?\b"),
     "US social security number": re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])"),
-    "payment card": re.compile(r"(?<![\d.-])(?:\d[ -]?){12,18}\d(?![\d.-])"),
-    "IP address": re.compile(r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"),
+    "payment card": re.compile(r"\b(?<![.-])(?:\d[ -]?){12,18}\d(?![\d.-])"),
+    "IP address": re.compile(r"\b(?<!\.)(?:(?:25[0-5]|2[0-4]\d|1?\d?\d)\.){3}(?:25[0-5]|2[0-4]\d|1?\d?\d)(?![\d.])"),
 }
-TELLTALE = {"e-mail address": "@", "phone number": "+", "US social security number": "-", "password in a URL": "://"}
-"""What a text must contain for a pattern to be worth trying."""
+TELLTALE = {
+    "AWS access key": ("AKIA", "ASIA"),
+    "GitHub token": ("ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_"),
+    "Hugging Face token": ("hf_",),
+    "API key (sk-…)": ("sk-",),
+    "Slack token": ("xox",),
+    "Google API key": ("AIza",),
+    "JSON web token": ("eyJ",),
+    "password in a URL": ("://",),
+    "e-mail address": ("@",),
+    "phone number": ("+",),
+    "US social security number": ("-",),
+}
+"""What a text must contain one of for a pattern to be worth trying; looking for these is a hundred times faster."""
+DIGIT = re.compile(r"\d")
+DIGITS_ONLY = {"payment card", "IP address", "IBAN"}
 
 
 def kinds(text: str, patterns: dict[str, re.Pattern[str]]) -> list[str]:
     """The kinds that occur in a text."""
+    has_digits = DIGIT.search(text) is not None
     return [
-        kind for kind, pattern in patterns.items() if TELLTALE.get(kind, "") in text and _found(kind, pattern, text)
+        kind
+        for kind, pattern in patterns.items()
+        if (has_digits or kind not in DIGITS_ONLY)
+        and any(part in text for part in TELLTALE.get(kind, ("",)))
+        and _found(kind, pattern, text)
     ]
 
 
