@@ -85,10 +85,14 @@ def _json(summary: Summary) -> str:
     return summary.model_dump_json(by_alias=True, exclude_none=True)
 
 
-def a_report(percent: int = 42, loss: float = 1.5, step: int | None = None, eta: int = 720) -> Report:
+def a_report(
+    percent: int = 42, loss: float = 1.5, step: int | None = None, eta: int = 720, warning: str | None = None
+) -> Report:
     """A progress report."""
     metrics = [TrainerMetric(name="loss", value=str(loss))]
-    status = TrainerStatus(progress_percentage=percent, estimated_remaining_seconds=eta, metrics=metrics)
+    status = TrainerStatus(
+        progress_percentage=percent, estimated_remaining_seconds=eta, metrics=metrics, message=warning
+    )
     return Report(trainer_status=status, resumed_from_step=step)
 
 

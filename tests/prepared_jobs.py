@@ -114,6 +114,7 @@ def training(**changes: Any) -> ResolvedTraining:
         "precision": "Float32",
         "seed": 42,
         "checkpoint_every_steps": 2,
+        "keep_checkpoints": 2,
         "packing": False,
         "assistant_only_loss": True,
     }

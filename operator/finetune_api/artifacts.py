@@ -135,6 +135,8 @@ class ResolvedTraining(ApiModel):
     """Auto: BFloat16 where the device has it; only the train pod can see the device."""
     seed: int
     checkpoint_every_steps: int
+    keep_checkpoints: int
+    """The newest so many."""
     packing: bool
     assistant_only_loss: bool
 

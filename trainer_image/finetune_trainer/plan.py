@@ -10,7 +10,7 @@
     gradientCheckpointing  only where the stated GPU needs it; without one, from a billion parameters on
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
-    checkpoints          ten in a run
+    checkpoints          ten in a run, two kept
     metrics              all of the method's; sft: Accuracy and MacroF1 with labels only
     maxNewTokens         those of the longest answer held out
 
@@ -175,6 +175,9 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
         seed=take("seed", stated.seed, DEFAULT_SEED, "the same run every time"),
         checkpoint_every_steps=take("checkpointEverySteps", stated.checkpoint_every_steps, tenth, "a tenth of the run"),
+        keep_checkpoints=take(
+            "keepCheckpoints", stated.keep_checkpoints, 2, "should the newest be damaged, the one before it"
+        ),
         assistant_only_loss=_answers_only(seen, choices),
     )
     return training, forecast

@@ -1,6 +1,7 @@
 """What is told while training: a line for people, metrics.jsonl for later, a report for the operator."""
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +11,11 @@ from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob import Checkpoint, MemoryMeasured, TrainerMetric, TrainerStatus
 from finetune_stage.report import Reporter
 from finetune_storage import Store
-from finetune_trainer.checkpoints import KEPT, now
+from finetune_trainer.checkpoints import now
 
 Figures = dict[str, float]
+MOST_CHECKPOINTS = 16
+"""A report holds."""
 
 
 class Course(NamedTuple):
@@ -37,6 +40,8 @@ class Progress:
         self._checkpoints: list[Checkpoint] = []
         self._resumed_from: int | None = None
         self._status = TrainerStatus()
+        self._warning: str | None = None
+        self._sending = threading.Lock()  # checkpoints are told of by the thread that uploads them
         self._began = self._last = (0, 0, time.monotonic())
 
     def resume(self, step: int) -> None:
@@ -70,14 +75,20 @@ class Progress:
         shown = {**figures, "tokens": tokens, "tokensPerSecond": round(speed, 1)}
         self._tell(step, left, shown)
 
-    def upload_metrics(self) -> None:
+    def metrics(self) -> bytes:
         """metrics.jsonl as it stands."""
-        self._store.upload(self._file, METRICS)
+        return self._file.read_bytes()
 
-    def committed(self, checkpoint: Checkpoint) -> None:
-        """A checkpoint is stored."""
-        self._checkpoints = [*self._checkpoints, checkpoint][-KEPT:]
-        print(f"checkpoint of step {checkpoint.step} committed", flush=True)
+    def committed(self, kept: list[Checkpoint]) -> None:
+        """A checkpoint is stored, the last of those kept."""
+        print(f"checkpoint of step {kept[-1].step} committed", flush=True)
+        self._checkpoints, self._warning = kept[-MOST_CHECKPOINTS:], None
+        self._send()
+
+    def overdue(self, sentence: str) -> None:
+        """A checkpoint is not stored for long."""
+        print(sentence, flush=True)
+        self._warning = sentence
         self._send()
 
     def published(self) -> None:
@@ -101,14 +112,15 @@ class Progress:
         self._send()
 
     def _send(self) -> None:
-        status = self._status.model_copy(update={"last_updated_time": now()})
-        self._reporter.send(
-            Report(
-                trainer_status=status,
-                checkpoints=self._checkpoints or None,
-                resumed_from_step=self._resumed_from,
+        with self._sending:
+            status = self._status.model_copy(update={"last_updated_time": now(), "message": self._warning})
+            self._reporter.send(
+                Report(
+                    trainer_status=status,
+                    checkpoints=self._checkpoints or None,
+                    resumed_from_step=self._resumed_from,
+                )
             )
-        )
 
 
 def duration(seconds: int) -> str:

@@ -66,10 +66,11 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     tuned = model.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
-        companions = train.Companions(progress, Checkpoints(inputs.store), interruption)
         arguments = train.arguments(training, numerics, divisor, inputs.work)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
-        course = train.train(trainer, companions, training.max_length)
+        with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
+            companions = train.Companions(progress, checkpoints, interruption)
+            course = train.train(trainer, companions, training.max_length)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)

@@ -16,6 +16,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from finetune_api.artifacts import ResolvedTraining
+from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
@@ -61,7 +62,9 @@ def train(trainer: Any, companions: Companions, max_length: int) -> Course:
     ``max_length`` in tokens is for the sentence that says what did not fit into memory.
     """
     settings = trainer.args
-    trainer.add_callback(_Steps(companions))
+    steps = _Steps(companions)
+    trainer.add_callback(steps)
+    trainer.is_stop_wanted = lambda: companions.interruption.requested
     trainer.remove_callback(PrinterCallback)  # Progress prints
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
@@ -76,10 +79,14 @@ def train(trainer: Any, companions: Companions, max_length: int) -> Course:
     rows = settings.per_device_train_batch_size
     where = f"training with a micro batch of {rows} rows of up to {max_length} tokens"
     with companions.interruption.deferred(), naming_memory(where), _plain_inputs(trainer):
-        trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)
+        except Stopped:
+            steps.give_up(trainer)
+        companions.checkpoints.settle()
     shutil.rmtree(resumed, ignore_errors=True)
     companions.interruption.check(
-        f"at step {trainer.state.global_step} of {settings.max_steps}; its checkpoint is committed"
+        f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
     return _course(trainer.state)
 
@@ -140,6 +147,14 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, companions: Companions) -> None:
         self._to = companions
+        self._unsaved: Boundary | None = None
+
+    def give_up(self, trainer: Any) -> None:
+        """Save the last whole step, where it is not saved yet: the one under way has changed no weights."""
+        if self._unsaved is not None:
+            self._unsaved.restore(trainer.state)
+            trainer._save_checkpoint(trainer.model, trial=None)
+            self.on_save(trainer.args, trainer.state, trainer.control)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if torch.cuda.is_available():
@@ -148,7 +163,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         self._to.progress.begin(state.global_step, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        end = self._to.interruption.requested or state.global_step >= state.max_steps
+        end = state.global_step >= state.max_steps
+        self._unsaved = Boundary.here(state)
         control.should_training_stop = end
         control.should_save = end or state.global_step % args.save_steps == 0
         # With every checkpoint, so that no loss is averaged over two attempts.
@@ -167,9 +183,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._to.progress.upload_metrics()
-        self._to.progress.committed(self._to.checkpoints.commit(folder, state.global_step))
-        shutil.rmtree(folder)
+        self._to.checkpoints.commit(folder, state.global_step, self._to.progress.metrics())
+        self._unsaved = None
 
 
 def _course(state: TrainerState) -> Course:

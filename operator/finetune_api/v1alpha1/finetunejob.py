@@ -160,6 +160,8 @@ class TrainerStatus(ApiModel):
     """Seconds left at the current speed."""
     metrics: Annotated[list[TrainerMetric], Field(max_length=64)] | None = None
     """Latest figures."""
+    message: Annotated[str, Field(max_length=1024)] | None = None
+    """What is not as it should be while training goes on, for example a store that does not take the checkpoints."""
     last_updated_time: Timestamp | None = None
     """When the pod said so."""
 

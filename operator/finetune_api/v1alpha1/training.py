@@ -198,6 +198,8 @@ class TrainingSpec(ApiModel):
     """Seed of everything random; left out, 42."""
     checkpoint_every_steps: Size | None = None
     """Steps between checkpoints; left out, a tenth of the run."""
+    keep_checkpoints: Annotated[int, Field(ge=1, le=15)] | None = None
+    """Newest checkpoints kept in the store, beside the best one; left out, 2: should the newest be damaged, the one before it serves."""
 
 
 Baseline = Literal["Base", "MajorityClass"]

@@ -446,6 +446,23 @@ def test_progress_is_shown_and_throttled() -> None:
     assert world.settle()["state"] == "Evaluating"
 
 
+def test_what_a_trainer_warns_of_is_shown_until_it_is_over_and_told_once() -> None:
+    world = World(a_job())
+    world.training()
+    warning = "The checkpoint of step 4 is not there yet."
+    world.say(a_report(10, warning=warning))
+    (event,) = world.plan().events
+    assert (event.type, event.reason, event.message) == ("Warning", "TrainingWarning", warning)
+    assert warning in world.settle()["message"]
+    world.wait(5)
+    world.say(a_report(11, warning=warning))
+    assert not world.plan().events
+    world.settle()
+    world.wait(5)
+    world.say(a_report(12))
+    assert warning not in world.settle()["message"]
+
+
 def test_a_report_from_before_the_attempt_is_ignored() -> None:
     world = World(a_job())
     world.settle()

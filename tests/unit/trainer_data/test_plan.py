@@ -87,6 +87,7 @@ class TestDefaults:
                 "precision": "Float32",
                 "seed": 0,
                 "checkpointEverySteps": 2,
+                "keepCheckpoints": 2,
             },
         }
         found, choices = plan(a_spec(**stated), train=lengths(*[30] * 100))

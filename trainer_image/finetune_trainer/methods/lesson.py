@@ -1,5 +1,6 @@
 """What every method's trainer is built from, and how each of them ends."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,7 @@ import torch
 
 from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.boundary import Stopped
 from finetune_trainer.rewards import Judge
 
 
@@ -28,11 +30,16 @@ class Lesson:
 
 
 class Watched:
-    """Mixed into a Trainer: stops at the first loss that is no number, and leaves the model card to the publishing."""
+    """Mixed into a Trainer, as its first base: stops before a micro-batch where that is wanted, and at the first loss that is
+    no number, and leaves the model card to the publishing."""
 
     state: Any
+    is_stop_wanted: Callable[[], bool]
+    """Asked before every micro-batch; set by :mod:`finetune_trainer.train`."""
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        if self.is_stop_wanted():
+            raise Stopped
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if not torch.isfinite(loss):
             raise non_finite("loss", loss.item(), self.state.global_step + 1)

@@ -8,6 +8,8 @@ from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, tim
 
 WRITE_SECONDS = 5.0
 """A status write costs every watcher of the job; progress is worth one in five seconds."""
+NOT_AS_IT_SHOULD_BE = "TrainingWarning"
+"""Reason of the Event about a report's message."""
 LOSS_METRICS = ("loss", "train_loss")
 
 
@@ -26,11 +28,17 @@ def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
 
 
 def _steps_are_done(draft: Draft, record: Record) -> bool:
-    """Whether this attempt, and not an earlier one, has reported 100 %."""
+    """Whether this attempt has reported 100 %."""
+    said = _said(draft, record)
+    return said is not None and said.progress_percentage == 100
+
+
+def _said(draft: Draft, record: Record) -> TrainerStatus | None:
+    """What this attempt, and not an earlier one, has reported."""
     said = draft.status.trainer_status
     if said is None or said.last_updated_time is None or record.start_time is None:
-        return False
-    return said.progress_percentage == 100 and parse_time(said.last_updated_time) >= parse_time(record.start_time)
+        return None
+    return said if parse_time(said.last_updated_time) >= parse_time(record.start_time) else None
 
 
 def _take_report(draft: Draft, record: Record) -> None:
@@ -51,6 +59,9 @@ def _take_report(draft: Draft, record: Record) -> None:
 def show(draft: Draft, report: Report, at: str) -> None:
     """Put a report into the status and its columns."""
     said = report.trainer_status
+    before = draft.status.trainer_status
+    if said.message and said.message != (before.message if before else None):
+        draft.warn(NOT_AS_IT_SHOULD_BE, said.message)
     draft.update(
         trainer_status=said.model_copy(update={"last_updated_time": at}),
         progress=f"{said.progress_percentage}%" if said.progress_percentage is not None else None,
@@ -116,4 +127,7 @@ def _sentence(draft: Draft, record: Record, state: str) -> str:
         what = f"The provider's job {provider.job} is {provider.state}. {provider.message or ''}".strip()
     if record.number > 1 and draft.status.resumed_from_step is not None:
         what = f"resumed from step {draft.status.resumed_from_step}. {what}"
+    said = _said(draft, record)
+    if said is not None and said.message:
+        what += f" {said.message}"
     return introduction(draft, record) + what
