@@ -112,3 +112,13 @@ class TestSplits:
             prepared(tmp_path, {"train": [a_text(1), {}], "test": [{"text": 1}]})
         assert "train.jsonl line 2" in end.value.message
         assert "test.jsonl line 1" in end.value.message
+
+    def test_good_and_bad_answers_to_a_long_prompt_are_no_near_duplicates(self, tmp_path: Path) -> None:
+        pair = {"prompt": " ".join(f"w{i}" for i in range(200)), "chosen": "yes", "rejected": "no"}
+        path = tmp_path / "pairs.source"
+        path.write_text(json.dumps(pair) + "\n")
+        spec = {"train": {"uri": "s3://bucket/pairs.jsonl"}, "quality": {"deduplicate": "Near"}}
+        wanted = Wanted(DatasetSpec.model_validate(spec), "kto", frozenset(), 1)
+        files = [SourceFile("train", "pairs.jsonl", path)]
+        found = prepare_splits(files, wanted, tmp_path / "data", Progress(lambda *_: None))
+        assert (found.rows, found.near_duplicates) == ({"train": 2}, 0)

@@ -14,6 +14,7 @@ from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Columns, DatasetSpec, Quality, Split
 from finetune_trainer.data.cleaning import cut, row_digest
+from finetune_trainer.data.fields import Row
 from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.formats import RowFormat, canonical, prepared_format, prepared_rows
 from finetune_trainer.data.near import HASHES, near_duplicates, signature
@@ -112,9 +113,15 @@ def _check(
             for each in prepared_rows(valid, format_, wanted.method):
                 checked.digests.append(row_digest(each))
                 if near:
-                    checked.signatures.extend(signature(own_text(each)))
+                    checked.signatures.extend(_signature(each))
                 out.write(json.dumps(each, ensure_ascii=False).encode() + b"\n")
     return checked
+
+
+def _signature(row: Row) -> bytes:
+    """A good and a bad answer to one prompt share most words, and are no copies of each other."""
+    found = signature(own_text(row))
+    return bytes(each ^ 255 for each in found) if row.get("label") is True else found
 
 
 def _distribute(checked: list[_Checked], prepared: Prepared, wanted: Wanted) -> None:
