@@ -72,7 +72,8 @@ def exit_code(summary: Summary) -> int:
 
 
 def termination_message(summary: Summary) -> bytes:
-    """The summary as JSON of at most MAX_SUMMARY_BYTES: sentences are cut, and at last choices left out (resolved.json has them)."""
+    """The summary as JSON of at most MAX_SUMMARY_BYTES: sentences are cut, and at last choices (resolved.json has them) or
+    a diagnosis (evaluation.json has it) left out."""
     data = summary.wire()
     if len(_json(data)) <= MAX_SUMMARY_BYTES:
         return _json(data)
@@ -80,9 +81,20 @@ def termination_message(summary: Summary) -> bytes:
         short: dict[str, Any] = _cut(data, characters)
         if len(_json(short)) <= MAX_SUMMARY_BYTES:
             return _json(short)
-    while len(_json(short)) > MAX_SUMMARY_BYTES and short["prepared"]["plan"]["choices"]:
-        short["prepared"]["plan"]["choices"].pop()
+    more = _left_out(short)
+    while len(_json(short)) > MAX_SUMMARY_BYTES and more:
+        more.pop()
     return _json(short)
+
+
+def _left_out(data: dict[str, Any]) -> list[Any]:
+    """What object storage has anyway: a plan's choices, an evaluation's diagnosis."""
+    found: list[Any] = (
+        data["prepared"]["plan"]["choices"]
+        if "prepared" in data
+        else data.get("trained", {}).get("evaluation", {}).get("diagnosis") or []
+    )
+    return found
 
 
 def _json(data: dict[str, Any]) -> bytes:
