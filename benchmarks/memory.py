@@ -17,7 +17,7 @@ from typing import Any
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the recipe does
 
-from finetune_api.v1alpha1.training import AdapterType
+from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_trainer.memory import Load, Memory, Shape, predict
 
 SHAPES: dict[str, tuple[str, Shape]] = {

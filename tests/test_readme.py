@@ -22,10 +22,11 @@ from finetune_api.crd import definitions
 from finetune_api.matrix import SUPPORTED_ADAPTERS as ADAPTERS
 from finetune_api.model import ApiModel, NotYet
 from finetune_api.reasons import EXIT_CODES, RETRYABLE, Reason, ServingReason, Stage
+from finetune_api.v1alpha1.adapter import AdapterSpec, AdapterType
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeployment
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob
-from finetune_api.v1alpha1.training import AdapterType, EvaluationSpec, MethodSpec
+from finetune_api.v1alpha1.training import EvaluationSpec, MethodSpec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,6 +39,7 @@ MODELS: dict[str, type[ApiModel]] = {
     "dataset": DatasetSpec,
     "evaluation": EvaluationSpec,
     "method": MethodSpec,
+    "adapter": AdapterSpec,
     "trainerStatus": pods.Report,
     "stage": pods.Summary,
 }
@@ -233,5 +235,5 @@ def reserved(model: type[ApiModel]) -> set[str]:
 def test_limits_name_everything_that_is_reserved() -> None:
     table = rows(page("limits.md"))
     assert set(table["Methods"][1].split(", ")) == reserved(MethodSpec)
-    assert set(table["Adapters"][1].split(", ")) == set(get_args(AdapterType)) - set(ADAPTERS)
+    assert set(table["Adapters"][1].split(", ")) - {"none"} == set(get_args(AdapterType)) - set(ADAPTERS)
     assert reserved(BackendSpec) == set()

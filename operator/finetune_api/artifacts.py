@@ -18,6 +18,7 @@ from pydantic import Field
 
 from finetune_api.matrix import MethodName
 from finetune_api.model import ApiModel, Digest, Uri
+from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.finetunejob import (
     ArtifactStatus,
@@ -28,7 +29,7 @@ from finetune_api.v1alpha1.finetunejob import (
     SplitStatistics,
 )
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.training import AdapterType, EvaluationSpec, FromConfig, MethodSpec
+from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
 
 MANIFEST = "manifest.json"
 RESOLVED = "resolved.json"
@@ -142,13 +143,20 @@ class ResolvedTraining(ApiModel):
 
 
 class ResolvedAdapterSpec(ApiModel):
-    """Adapter settings with nothing left out; for Full only the type counts."""
+    """Adapter settings with nothing left out; those of another type do not count."""
 
     type: AdapterType
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
     target_modules: tuple[str, ...] = ("all-linear",)
+    """Empty: those the adapter was made for (IA3)."""
+    rank_pattern: dict[str, int] = Field(default_factory=dict)
+    alpha_pattern: dict[str, int] = Field(default_factory=dict)
+    layers: tuple[int, ...] = ()
+    """Empty: all."""
+    virtual_tokens: int = 0
+    learning_rate_ratio: float = 1.0
 
 
 PreparedFormat = Literal["Messages", "PromptCompletion", "Preference", "Unpaired", "Text", "Classification"]

@@ -6,7 +6,8 @@ A method or adapter missing from SUPPORTED_… is known by name only; a pair in 
 from collections.abc import Iterable
 from typing import Literal, get_args
 
-from finetune_api.v1alpha1.training import AdapterType, Metric
+from finetune_api.v1alpha1.adapter import AdapterType
+from finetune_api.v1alpha1.training import Metric
 
 MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
@@ -15,10 +16,19 @@ ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo")
 SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
 """They learn from rewards on answers the model samples itself."""
-SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ("Full", "LoRA", "QLoRA")
+SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ADAPTERS
 
-REFUSED: dict[tuple[MethodName, AdapterType], str] = {}
-"""Pairs that cannot work, each with the reason as the end of a sentence."""
+TRIED_WITH_FEW: tuple[MethodName, ...] = ("kto", "orpo", "reward", "grpo", "ppo", "classification")
+"""Methods tried with Full, LoRA and QLoRA alone."""
+OTHERS = [adapter for adapter in ADAPTERS if adapter not in ("Full", "LoRA", "QLoRA")]
+
+REFUSED: dict[tuple[MethodName, AdapterType], str] = {
+    **{(method, adapter): "the pair has not been tried yet" for method in TRIED_WITH_FEW for adapter in OTHERS},
+    ("dpo", "Prompt"): "in trials virtual tokens did not learn to tell two answers to one prompt apart",
+    ("reward", "Prompt"): "in trials virtual tokens did not learn to tell two answers to one prompt apart",
+    ("orpo", "Prompt"): "ORPO reads the answers' logits by their position, and virtual tokens shift it",
+}
+"""Pairs that cannot work or were not tried, each with the reason as the end of a sentence."""
 
 METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1"),
@@ -50,7 +60,7 @@ def refusal(method: str, adapter: str) -> str | None:
     why = next((why for pair, why in REFUSED.items() if pair == (method, adapter)), None)
     if why is None:
         return None
-    possible = [name for name in SUPPORTED_ADAPTERS if refusal(method, name) is None]
+    possible = [name for name in SUPPORTED_ADAPTERS if (method, name) not in REFUSED]
     return f"method {method} cannot be used with adapter {adapter}: {why}; use {', '.join(possible)}."
 
 
@@ -70,7 +80,6 @@ def page() -> str:
     for method in METHODS:
         cells = ["✓" if refusal(method, adapter) is None else "-" for adapter in ADAPTERS]
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
-    if REFUSED:
-        lines += ["", "Why not:", ""]
-        lines += [f"- {method} with {adapter}: {why}." for (method, adapter), why in REFUSED.items()]
+    lines += ["", "Why not:", ""]
+    lines += [f"- {method} with {adapter}: {why}." for (method, adapter), why in REFUSED.items()]
     return "\n".join(lines) + "\n"

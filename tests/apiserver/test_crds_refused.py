@@ -52,6 +52,25 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {**base(fromConfig={**FROM_CONFIG, "keyValueHeads": 3}), "method": {"cpt": {}}},
         "attentionHeads must be a multiple of keyValueHeads",
     ),
+    "rank without a low-rank adapter": ({"adapter": {"type": "IA3", "rank": 8}}, "belong to adapter LoRA, QLoRA"),
+    "virtual tokens of a LoRA": (
+        {"adapter": {"type": "LoRA", "virtualTokens": 8}},
+        "belongs to adapter Prefix, Prompt",
+    ),
+    "target modules of a prompt": (
+        {"adapter": {"type": "Prompt", "targetModules": ["q_proj"]}},
+        "targetModules belongs to adapter LoRA",
+    ),
+    "a ratio without LoRA+": ({"adapter": {"type": "LoRA", "learningRateRatio": 4}}, "belongs to adapter LoraPlus"),
+    "IA3 everywhere": ({"adapter": {"type": "IA3", "targetModules": ["all-linear"]}}, "adapter IA3 needs names"),
+    "a prefix without its cache": (
+        {"adapter": {"type": "Prefix"}, "training": {"gradientCheckpointing": True}},
+        "adapter Prefix lives in the attention cache",
+    ),
+    "virtual tokens in a pack": (
+        {"adapter": {"type": "Prompt"}, "method": {"sft": {"packing": True}}},
+        "leave method.sft.packing out",
+    ),
     "two sources": (
         source(uri="s3://a/b", configMap={"name": "a", "key": "b"}),
         "set exactly one of: uri, configMap, persistentVolumeClaim",
@@ -77,7 +96,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "labelSmoothing is for lossTypes Robust and ExoPair",
     ),
     "no method": ({"method": {}}, "set exactly one of: sft, cpt, dpo"),
-    "Full with rank": ({"adapter": {"type": "Full", "rank": 8}}, "leave out rank, alpha, dropout and targetModules"),
+    "Full with rank": ({"adapter": {"type": "Full", "rank": 8}}, "leave out what the type does not have"),
     "rank out of range": ({"adapter": {"type": "LoRA", "rank": 1024}}, "spec.adapter.rank"),
     "epochs and steps": ({"training": {"epochs": 1, "maxSteps": 1}}, "set at most one of: epochs, maxSteps"),
     "micro-batch alone": ({"training": {"microBatchSize": 4}}, "be a multiple of microBatchSize"),

@@ -288,9 +288,10 @@ def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret
     import torch
 
     from finetune_stage.rows import open_output
+    from finetune_trainer.adapter import add_adapter
     from finetune_trainer.inputs import read_inputs
     from finetune_trainer.machine import Numerics
-    from finetune_trainer.model import add_adapter, load_base
+    from finetune_trainer.model import load_base
 
     base = write_tiny_llama(tmp_path / "base", hidden_size=128)
     config = prepare_job(bucket, secret.parent, ROWS, adapter=QLORA, base=base)

@@ -29,6 +29,10 @@ class BaseFacts(NamedTuple):
     shape: Shape | None = None
     """Sizes, where the architecture is one whose memory can be predicted."""
 
+    def with_room_for(self, virtual_tokens: int) -> "BaseFacts":
+        """With the positions that learned tokens before each row leave."""
+        return self if self.positions is None else self._replace(positions=max(1, self.positions - virtual_tokens))
+
 
 def from_config(stated: FromConfig) -> BaseFacts:
     """A base that is yet to be made."""

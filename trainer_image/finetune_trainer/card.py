@@ -1,6 +1,7 @@
 """The model card (README.md) of an artifact: where it comes from, how good it is. Pure."""
 
 from finetune_api.artifacts import Resolved
+from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob import EvaluationStatus
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
@@ -46,8 +47,16 @@ def _origin(resolved: Resolved, course: Course) -> str:
         "Data": resolved.data_digest,
         "Steps": f"{course.steps} of {training.batch_size} rows, {course.tokens:,} tokens, seed {training.seed}",
         "Learning rate": f"{training.learning_rate:g}, {training.scheduler}",
+        "Servable": servable_as(resolved),
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in pairs.items())])
+
+
+def servable_as(resolved: Resolved) -> str:
+    """How servers can use it."""
+    highest = max((resolved.adapter.rank, *resolved.adapter.rank_pattern.values()))
+    how, why = servable(resolved.method, resolved.adapter.type, highest)
+    return {"Adapter": "as an adapter", "Merged": "merged only", "No": "no"}[how] + f" ({why})"
 
 
 def _evaluation(evaluation: EvaluationStatus | None) -> str:

@@ -17,6 +17,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.training import Metric
 from finetune_stage.rows import Row
 from finetune_stage.scores import RowScore
+from finetune_trainer.adapter import virtual_tokens
 from finetune_trainer.encode import IGNORED, Encoder, Example
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Answer, Judge, answer_text
@@ -116,7 +117,8 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     for places in batches([len(example.input_ids) for example in examples], budget):
         ids, mask = padded([examples[place].input_ids for place in places], 0, model.device, left=False)
         labels, _ = padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        logits = logits[:, -ids.shape[1] : -1]  # virtual tokens have logits too
         target = labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
@@ -137,7 +139,9 @@ def _greedy_answers(model: Any, exam: Exam) -> list[Answer]:
     prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
     answers: dict[int, list[int]] = {}
     lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
-    for places in batches(lengths, BATCH_TOKENS[model.device.type]):
+    # Padding between virtual tokens and prompt would move the prompt away from them.
+    budget = 1 if virtual_tokens(model) else BATCH_TOKENS[model.device.type]
+    for places in batches(lengths, budget):
         generated = _generate(model, exam, [prompts[place] for place in places])
         answers |= dict(zip(places, generated, strict=True))
     return [

@@ -8,7 +8,7 @@ sizes are bytes. Measured against an H200 in docs/benchmarks.md; benchmarks/memo
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from finetune_api.v1alpha1.training import AdapterType
+from finetune_api.v1alpha1.adapter import AdapterType
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose decoder layer is the one counted here."""

@@ -1,4 +1,4 @@
-"""The base model, and the weights that learn: load or build it, put an adapter on it."""
+"""The base model: load or build it; as a whole model, settle it. Adapters are :mod:`finetune_trainer.adapter`'s."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +27,7 @@ from finetune_trainer.machine import Numerics
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
 
 DEFAULT_INITIALIZER_RANGE = 0.02
+QUANTISED = ("QLoRA", "QDoRA")
 
 
 class Base(NamedTuple):
@@ -75,7 +76,7 @@ def naming(what: str) -> Iterator[None]:
 def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics, head: Head | None) -> Any:
     if (folder / "adapter_config.json").exists():
         raise ValueError("it is an adapter, not a whole model; name the base it was made for")
-    quantised = adapter.type == "QLoRA"
+    quantised = adapter.type in QUANTISED
     # Weights that learn are kept in float32: bfloat16 would swallow small updates. Frozen ones need not be.
     small = adapter.type != "Full" and numerics.device == "cuda" and numerics.bf16
     kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
@@ -134,42 +135,9 @@ def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
-def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM") -> Any:
-    """The model with what learns: itself for Full, else a fresh LoRA adapter on a frozen base.
-
-    ``task`` is PEFT's task type; with SEQ_CLS the head learns and is stored with the adapter.
-    """
-    if adapter.type == "Full":
-        return model
-    from peft import LoraConfig, get_peft_model
-
-    everywhere = adapter.target_modules == ("all-linear",)
-    config = LoraConfig(
-        task_type=task,
-        r=adapter.rank,
-        lora_alpha=adapter.alpha,
-        lora_dropout=adapter.dropout,
-        target_modules="all-linear" if everywhere else list(adapter.target_modules),
-    )
-    torch.manual_seed(seed)
-    try:
-        return get_peft_model(model, config)
-    except ValueError as error:
-        linear = sorted({name.rsplit(".")[-1] for name, module in model.named_modules() if _is_linear(module)})
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"adapter.targetModules {list(adapter.target_modules)} do not fit the base model ({str(error).splitlines()[0]}); "
-            f"its linear layers are {', '.join(linear)}, or say all-linear",
-        ) from error
-
-
 def settle(model: Any, adapter: ResolvedAdapterSpec, stored_dtype: torch.dtype) -> Any:
     """The trained model as it will be stored: what is evaluated is what is published."""
     if adapter.type == "Full":
         for parameter in model.parameters():  # not the buffers: positions are computed in float32 after loading too
             parameter.data = parameter.data.to(stored_dtype)
     return model
-
-
-def _is_linear(module: Any) -> bool:
-    return isinstance(module, torch.nn.Linear)

@@ -1,7 +1,7 @@
 """Decide every value the spec leaves out, each with its reason. Pure; called by :mod:`finetune_trainer.prepare`.
 
     method               sft
-    adapter              LoRA, rank 16, alpha twice the rank, dropout 0.05, all linear layers; cpt: Full
+    adapter              LoRA; cpt: Full; its settings and the learning rate: :mod:`finetune_trainer.plan_adapter`
     epochs               by method: :mod:`finetune_trainer.usual`
     learningRate         by method; random weights: 1e-3
     batchSize            16, or all sequences where there are fewer
@@ -23,13 +23,15 @@ from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import METRICS, SAMPLING_METHODS, MethodName, foreign_metrics, refusal
+from finetune_api.matrix import METRICS, SAMPLING_METHODS, foreign_metrics, refusal
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.dataset import Split
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.training import AdapterSpec, EvaluationSpec, MethodSpec, Metric, TrainingSpec
+from finetune_api.v1alpha1.training import EvaluationSpec, MethodSpec, Metric, TrainingSpec
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
+from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
@@ -75,6 +77,7 @@ def decide(seen: Situation, choices: Choices) -> Plan:
     adapter = _adapter(seen, choices)
     if sentence := refusal(seen.method, adapter.type):  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
+    seen = seen._replace(base=seen.base.with_room_for(adapter.virtual_tokens))
     evaluation = _evaluation(seen, choices)
     method = settings(seen.method, seen.spec.method or MethodSpec(), choices)
     training, forecast = _training(seen, adapter, choices)
@@ -90,19 +93,8 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
         )
         choices.take("adapter.type", None, "Full" if is_text else "LoRA", reason)
         stated = AdapterSpec(type="Full" if is_text else "LoRA")
-    if stated.type == "Full":
-        return ResolvedAdapterSpec(type="Full")
-    dropout, why = sampling.NO_DROPOUT if seen.method in SAMPLING_METHODS else (0.05, "usual for LoRA")
-    rank = choices.take("adapter.rank", stated.rank, 16, "enough for most tasks")
-    return ResolvedAdapterSpec(
-        type=stated.type,
-        rank=rank,
-        alpha=choices.take("adapter.alpha", stated.alpha, 2 * rank, "twice the rank"),
-        dropout=choices.take("adapter.dropout", stated.dropout, dropout, why),
-        target_modules=tuple(
-            choices.take("adapter.targetModules", stated.target_modules, ["all-linear"], "better than attention alone")
-        ),
-    )
+    usual = sampling.NO_DROPOUT if seen.method in SAMPLING_METHODS else DROPOUT
+    return resolved_adapter(stated, choices, usual)
 
 
 def _extent(seen: Situation, choices: Choices) -> Extent:
@@ -145,7 +137,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
     stated = seen.spec.training or TrainingSpec()
     full = adapter.type == "Full"
     extent = _extent(seen, choices)
-    rate, why = _learning_rate(seen.method, full, seen.base.random)
+    rate, why = learning_rate(USUAL[seen.method], adapter.type, random=seen.base.random)
     chosen, forecast = size(seen, adapter, extent)
     tenth = ceil(extent.steps / CHECKPOINTS)
 
@@ -223,14 +215,6 @@ def _max_length(seen: Situation, stated: TrainingSpec, choices: Choices) -> int:
     return choices.take(
         "training.maxLength", None, limited, why if limited == wanted else f"positions of the base; {why}"
     )
-
-
-def _learning_rate(method: MethodName, full: bool, random: bool) -> tuple[float, str]:
-    if random:
-        return 1e-3, "random weights"
-    usual = USUAL[method]
-    what = "all weights of a trained model" if full else "adapters"
-    return usual.full_rate if full else usual.adapter_rate, f"usual for {method} with {what}"
 
 
 def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:

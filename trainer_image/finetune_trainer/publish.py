@@ -21,6 +21,7 @@ from finetune_api.artifacts import (
     Resolved,
 )
 from finetune_api.pods import Trained
+from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob import ArtifactStatus, Diagnosis, EvaluationStatus
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
@@ -92,8 +93,12 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
         files.append(entry(store, EVALUATION))
+    highest = max((resolved.adapter.rank, *resolved.adapter.rank_pattern.values()))
+    how, why = servable(resolved.method, resolved.adapter.type, highest)
     artifact = ArtifactStatus(
         kind="Adapter" if is_adapter else "Model",
+        servable=how,
+        servable_reason=why,
         uri=store.uri(key),
         digest=digest,
         manifest_uri=store.uri(MANIFEST),
@@ -153,7 +158,9 @@ def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, fold
     config = model.peft_config[model.active_adapter]
     config.base_model_name_or_path = str(resolved.base_model.uri).removeprefix("hf://")
     config.revision = resolved.base_model.revision
-    config.target_modules = sorted(config.target_modules)  # a set has no order, and equal adapters have equal digests
+    for field in ("target_modules", "feedforward_modules"):  # a set has no order, and equal adapters have equal digests
+        if isinstance(named := vars(config).get(field), set):
+            setattr(config, field, sorted(named))
     # The vocabulary never changes; "auto" would ask a hub about the base.
     model.save_pretrained(folder, save_embedding_layers=False)
     if writes:

@@ -46,7 +46,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, encode, methods, model, rewards, train
+    from finetune_trainer import adapter, compare, encode, methods, model, rewards, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -63,14 +63,14 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     exam = compare.make_exam(inputs, encoder, stops, judge)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
 
-    tuned = model.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
+    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             companions = train.Companions(progress, checkpoints, interruption)
-            course = train.train(trainer, companions, training.max_length)
+            course = train.train(trainer, companions, resolved)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)

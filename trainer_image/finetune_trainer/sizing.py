@@ -83,7 +83,9 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
     usual = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
     thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
-    by_rule = Size(usual, seen.base.is_large, thumb, "true from a billion parameters on")
+    prefix = adapter.type == "Prefix"
+    why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
+    by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
     if gpu is None or seen.base.shape is None or seen.method not in ("sft", "cpt") or stated.precision == "Float32":
         return by_rule, Forecast(efficiency)
     dropout = adapter.dropout if adapter.type != "Full" else 0.0

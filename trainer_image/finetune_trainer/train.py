@@ -15,12 +15,13 @@ import torch
 from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from finetune_api.artifacts import ResolvedTraining
+from finetune_api.artifacts import Resolved, ResolvedTraining
 from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.methods.lesson import non_finite
+from finetune_trainer.optimizer import lora_plus
 from finetune_trainer.progress import Course, Progress
 
 LOG_LINES = 100
@@ -56,11 +57,8 @@ class Companions:
     interruption: Interruption
 
 
-def train(trainer: Any, companions: Companions, max_length: int) -> Course:
-    """Train to the last step, from the newest checkpoint where there is one; the weights of its model change.
-
-    ``max_length`` in tokens is for the sentence that says what did not fit into memory.
-    """
+def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
+    """Train to the last step, from the newest checkpoint where there is one; the weights of its model change."""
     settings = trainer.args
     steps = _Steps(companions)
     trainer.add_callback(steps)
@@ -69,6 +67,8 @@ def train(trainer: Any, companions: Companions, max_length: int) -> Course:
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
             parameter.data = parameter.data.float()
+    if resolved.adapter.type == "LoraPlus":
+        trainer.optimizer = lora_plus(trainer, resolved.adapter.learning_rate_ratio)
     resumed = Path(settings.output_dir) / "resumed"
     step = companions.checkpoints.fetch_newest(resumed)
     if step is not None:
@@ -77,7 +77,7 @@ def train(trainer: Any, companions: Companions, max_length: int) -> Course:
         trainer._load_from_checkpoint(str(resumed))
         return _course(TrainerState.load_from_json(str(resumed / STATE_FILE)))
     rows = settings.per_device_train_batch_size
-    where = f"training with a micro batch of {rows} rows of up to {max_length} tokens"
+    where = f"training with a micro batch of {rows} rows of up to {resolved.training.max_length} tokens"
     with companions.interruption.deferred(), naming_memory(where), _plain_inputs(trainer):
         try:
             trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)

@@ -17,11 +17,12 @@ from finetune_api.model import (
     cel,
     exactly_one,
 )
+from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.adapterdeployment import Server, Traffic
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel, ProviderStatus, VertexBackend
 from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
-from finetune_api.v1alpha1.training import AdapterSpec, BaseModelSpec, EvaluationSpec, MethodSpec, TrainingSpec
+from finetune_api.v1alpha1.training import BaseModelSpec, EvaluationSpec, MethodSpec, TrainingSpec
 
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
 Metrics = Annotated[dict[str, float], Field(max_length=32)]
@@ -111,6 +112,21 @@ class DeploySpec(ApiModel):
 class FineTuneJobSpec(ApiModel):
     """What to do. Needed are baseModel, dataset.train and output; frozen once the job has started, but for suspend, cancel,
     ttlSecondsAfterFinished and deploy."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.adapter) || self.adapter.type != 'Prefix' || !has(self.training)"
+                " || !has(self.training.gradientCheckpointing) || !self.training.gradientCheckpointing",
+                "adapter Prefix lives in the attention cache, which gradientCheckpointing: true drops; leave it out",
+            ),
+            (
+                "!has(self.adapter) || !(self.adapter.type in ['Prefix', 'Prompt']) || !has(self.method)"
+                " || !has(self.method.sft) || !has(self.method.sft.packing) || !self.method.sft.packing",
+                "virtual tokens (adapter Prefix, Prompt) stand before a row, and packing joins rows; leave method.sft.packing out",
+            ),
+        )
+    )
 
     base_model: BaseModelSpec
     """The model to start from."""
@@ -285,7 +301,7 @@ class MemoryMeasured(ApiModel):
 class PlanStatus(ApiModel):
     """What was decided before training."""
 
-    choices: Annotated[list[Choice], Field(max_length=32)]
+    choices: Annotated[list[Choice], Field(max_length=64)]
     """Values the spec left out."""
     steps: Annotated[int, Field(ge=0)] | None = None
     """Optimiser steps."""
@@ -340,6 +356,9 @@ class EvaluationStatus(ApiModel):
     """What stands out in curves and figures; rules of thumb, no gate depends on them."""
 
 
+Servable = Literal["Adapter", "Merged", "No"]
+
+
 class ArtifactStatus(ApiModel):
     """What was stored."""
 
@@ -351,6 +370,10 @@ class ArtifactStatus(ApiModel):
     """sha256 of the folder's manifest.json."""
     provider: ProviderModel | None = None
     """Endpoint: where the model lives and what it is called there."""
+    servable: Servable | None = None
+    """Adapter: by a server that has its base, vLLM among them. Merged: only as a whole model. No: by no server."""
+    servable_reason: Annotated[str, Field(max_length=512)] | None = None
+    """Why so."""
     manifest_uri: Uri | None = None
     """Manifest of the whole job."""
 

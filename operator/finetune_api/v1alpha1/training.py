@@ -9,7 +9,6 @@ from finetune_api.v1alpha1.methods import DpoMethod, KtoMethod, OrpoMethod, Rewa
 from finetune_api.v1alpha1.references import JobRef, SecretRef
 from finetune_api.v1alpha1.reinforcement import GrpoMethod
 
-AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
 Metric = Literal[
     "Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "PreferenceAccuracy", "RewardMargin", "Reward"
 ]
@@ -129,30 +128,6 @@ class MethodSpec(ApiModel):
     """Group-relative policy optimisation: reinforcement learning on sampled answers."""
     classification: NotYet | None = None
     """Sequence classification; not supported yet."""
-
-
-class AdapterSpec(ApiModel):
-    """Which weights learn."""
-
-    model_config = ConfigDict(
-        json_schema_extra=cel(
-            (
-                "self.type != 'Full' || !(has(self.rank) || has(self.alpha) || has(self.dropout) || has(self.targetModules))",
-                "adapter Full trains every weight: leave out rank, alpha, dropout and targetModules",
-            ),
-        )
-    )
-
-    type: AdapterType
-    """Full, LoRA or QLoRA (4-bit NF4 base); the other types are not supported yet."""
-    rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Rank of the update matrices; left out, 16."""
-    alpha: Annotated[int, Field(ge=1, le=2048)] | None = None
-    """Scale of the update, alpha / rank; left out, twice the rank."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout on the adapter's input; left out, 0.05."""
-    target_modules: Annotated[list[ShortText], Field(min_length=1, max_length=64)] | None = None
-    """Names of the linear layers to adapt, or all-linear; left out, all-linear."""
 
 
 class TrainingSpec(ApiModel):

@@ -97,7 +97,6 @@ def test_no_train_pod_before_the_data_is_valid() -> None:
     ("spec", "says"),
     [
         pytest.param({"method": {"ppo": {}}}, "method ppo is not supported yet; supported are sft, cpt", id="method"),
-        pytest.param({"adapter": {"type": "DoRA"}}, "supported are Full, LoRA, QLoRA", id="adapter"),
         pytest.param(
             {"backend": {"openai": {"secretRef": {"name": "key"}}}}, "set baseModel.uri to openai://", id="backend"
         ),
@@ -129,7 +128,7 @@ def test_what_is_unsupported_is_refused_with_a_sentence(spec: Any, says: str) ->
 
 
 def test_a_corrected_spec_goes_on() -> None:
-    world = World(a_job(adapter={"type": "DoRA"}))
+    world = World(a_job(adapter={"type": "Full"}, deploy={"name": "x"}))
     world.settle()
     world.patch_spec(adapter={"type": "LoRA"})
     status = world.settle()

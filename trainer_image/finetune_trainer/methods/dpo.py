@@ -7,6 +7,7 @@ from trl import DPOConfig, DPOTrainer
 
 from finetune_api.artifacts import Resolved
 from finetune_api.v1alpha1.methods import DpoMethod
+from finetune_trainer.adapter import reference
 from finetune_trainer.encode import Encoder, Fields, Pair
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import Lesson, Watched
@@ -60,7 +61,8 @@ def trainer(lesson: Lesson) -> PreferenceTrainer:
     A later attempt comes here with the weights the first one began with, so that it finds the same reference.
     """
     stated = lesson.resolved.method_settings.dpo or DpoMethod()
-    found = log_probabilities(lesson.model, _pairs(lesson.dataset), _numerics(lesson))
+    with reference(lesson.model):
+        found = log_probabilities(lesson.model, _pairs(lesson.dataset), _numerics(lesson))
     rows = lesson.dataset.add_column("ref_chosen_logps", [chosen for chosen, _ in found])
     rows = rows.add_column("ref_rejected_logps", [rejected for _, rejected in found])
     is_whole = lesson.resolved.adapter.type == "Full"

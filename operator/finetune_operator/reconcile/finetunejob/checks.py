@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 from finetune_api.matrix import METHODS, SAMPLING_METHODS, MethodName, foreign_metrics, refusal
 from finetune_api.reasons import Reason
+from finetune_api.servable import SCORERS, servable
+from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
 from finetune_operator.manifests.delegate import delegation
@@ -12,6 +14,9 @@ from finetune_operator.manifests.training import placement
 from finetune_operator.reconcile import service_account
 from finetune_operator.reconcile.finetunejob import delegated
 from finetune_operator.reconcile.finetunejob.draft import Draft
+
+WITH_MAGNITUDES = ("DoRA", "QDoRA")
+"""Served by the transformers server alone."""
 
 
 class Finding(NamedTuple):
@@ -35,7 +40,7 @@ def method_of(spec: FineTuneJobSpec) -> MethodName:
     return next((name for name in METHODS if name in stated), "sft")
 
 
-def adapter_of(spec: FineTuneJobSpec) -> str:
+def adapter_of(spec: FineTuneJobSpec) -> AdapterType:
     """Type of the adapter; left out, LoRA, and for cpt Full."""
     if spec.adapter is not None:
         return spec.adapter.type
@@ -114,19 +119,28 @@ def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:
     return unsupported("evaluation.gate is decided on test rows: set dataset.test or dataset.split.test.")
 
 
-def deploy_is_an_adapter(spec: FineTuneJobSpec) -> Finding | None:
-    """A pool serves adapters of a base."""
-    if spec.deploy is None or adapter_of(spec) != "Full" or delegation(spec) is not None:
+def deploy_can_be_served(spec: FineTuneJobSpec) -> Finding | None:
+    """A pool hot-loads low-rank adapters on a base; which ones, the server says."""
+    if spec.deploy is None or delegation(spec) is not None:
         return None
+    method, adapter = method_of(spec), adapter_of(spec)
+    template = spec.deploy.template
+    on_vllm = bool(template and template.server and template.server.runtime.vllm is not None)
+    how, why = servable(method, adapter)
+    if how == "Adapter" or (adapter in WITH_MAGNITUDES and not on_vllm):
+        return None
+    instead = "LoRA, QLoRA, RsLoRA or LoraPlus"
+    if adapter in WITH_MAGNITUDES:
+        instead += ", or runtime transformers"
     return unsupported(
-        "deploy serves adapters, and adapter Full makes a whole model; use adapter LoRA or QLoRA, or leave deploy out."
+        f"deploy serves adapters beside others, and adapter {adapter} cannot be served so: {why}; use adapter {instead}, or leave deploy out."
     )
 
 
 def deploy_writes_text(spec: FineTuneJobSpec) -> Finding | None:
     """A server goes on with texts; a head scores them."""
     method = method_of(spec)
-    if spec.deploy is None or method not in ("reward", "classification"):
+    if spec.deploy is None or method not in SCORERS:
         return None
     return unsupported(
         f"deploy serves models that write text, and method {method} makes one that scores it; leave deploy out."
@@ -150,8 +164,8 @@ BEFORE_START: list[Check] = [
     rewards_are_rules,
     metrics_fit_the_method,
     gate_has_rows,
-    deploy_is_an_adapter,
     deploy_writes_text,
+    deploy_can_be_served,
     deploy_leaves_the_base_out,
 ]
 

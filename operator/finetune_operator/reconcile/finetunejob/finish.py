@@ -7,7 +7,7 @@ from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_o
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.checks import (
-    deploy_is_an_adapter,
+    deploy_can_be_served,
     deploy_leaves_the_base_out,
     first_finding,
 )
@@ -68,7 +68,7 @@ def deploy(draft: Draft) -> None:
     known = find(draft.conditions, Stage.DEPLOY_CONFLICT)
     if known is not None and (known.reason, known.message) == (CREATED, created):
         return  # deleted since, perhaps: that is its owner's right
-    finding = first_finding([deploy_is_an_adapter, deploy_leaves_the_base_out], draft.job.spec)
+    finding = first_finding([deploy_can_be_served, deploy_leaves_the_base_out], draft.job.spec)
     if finding is not None:
         draft.condition(Stage.DEPLOY_CONFLICT, "True", finding.reason, finding.message)
         return

@@ -1,0 +1,160 @@
+"""The weights that learn: a fresh adapter of any type on a frozen base. The base is :mod:`finetune_trainer.model`'s.
+
+One table says which settings of PEFT an adapter type is; nothing here depends on the method but the task type.
+"""
+
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+
+from finetune_api.artifacts import ResolvedAdapterSpec
+from finetune_api.reasons import Failure, Reason
+
+ALL_LINEAR = ("all-linear",)
+PREFIX_SCALE = 0.1
+"""PEFT draws a prefix with standard deviation 1, which drowns the keys and values of most models."""
+
+
+def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM") -> Any:
+    """The model with what learns: itself for Full, else a fresh adapter on a frozen base.
+
+    ``task`` is PEFT's task type; with SEQ_CLS the head learns too and is stored with the adapter. Raises Failure where the settings do not fit the base.
+    """
+    if adapter.type == "Full":
+        return model
+    from peft import get_peft_model
+
+    _check_patterns(model, adapter)
+    torch.manual_seed(seed)
+    try:
+        tuned = get_peft_model(model, CONFIGS[adapter.type](model, adapter, task))
+    except ValueError as error:
+        raise _misfit(model, adapter, error) from error
+    if adapter.type == "Prefix":
+        tuned.prompt_encoder[tuned.active_adapter].embedding.weight.data.mul_(PREFIX_SCALE)
+    return tuned
+
+
+def virtual_tokens(model: Any) -> int:
+    """Learned tokens a model puts before every row; 0 for most."""
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel) or not model.active_peft_config.is_prompt_learning:
+        return 0
+    return int(model.active_peft_config.num_virtual_tokens)
+
+
+def reference(model: Any) -> Any:
+    """The context in which a model not yet trained answers as what it starts from: fresh virtual tokens are noise."""
+    return model.disable_adapter() if virtual_tokens(model) else nullcontext()
+
+
+def _low_rank(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        task_type=task,
+        r=adapter.rank,
+        lora_alpha=adapter.alpha,
+        lora_dropout=adapter.dropout,
+        target_modules=_targets(model, adapter),
+        rank_pattern=dict(adapter.rank_pattern),
+        alpha_pattern=dict(adapter.alpha_pattern),
+        layers_to_transform=list(adapter.layers) or None,
+        use_rslora=adapter.type == "RsLoRA",
+        use_dora=adapter.type in ("DoRA", "QDoRA"),
+    )
+
+
+def _ia3(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
+    from peft import IA3Config
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as FEED_FORWARD
+
+    if not adapter.target_modules:  # PEFT knows them by the architecture
+        return IA3Config(task_type=task)
+    known = FEED_FORWARD.get(model.config.model_type, [])
+    targets = list(adapter.target_modules)
+    return IA3Config(
+        task_type=task, target_modules=targets, feedforward_modules=[name for name in targets if name in known]
+    )
+
+
+def _prefix(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
+    from peft import PrefixTuningConfig
+
+    return PrefixTuningConfig(task_type=task, num_virtual_tokens=adapter.virtual_tokens)
+
+
+def _prompt(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
+    from peft import PromptTuningConfig
+
+    # Drawn from the vocabulary: a random one is many times as long as the tokens it stands among.
+    return PromptTuningConfig(
+        task_type=task, num_virtual_tokens=adapter.virtual_tokens, prompt_tuning_init="SAMPLE_VOCAB"
+    )
+
+
+CONFIGS: dict[str, Callable[[Any, ResolvedAdapterSpec, str], Any]] = {
+    **dict.fromkeys(("LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus"), _low_rank),
+    "IA3": _ia3,
+    "Prefix": _prefix,
+    "Prompt": _prompt,
+}
+
+
+def _targets(model: Any, adapter: ResolvedAdapterSpec) -> str | list[str]:
+    if adapter.target_modules != ALL_LINEAR:
+        return list(adapter.target_modules)
+    if adapter.layers:  # PEFT takes layers only with names
+        return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
+    return "all-linear"
+
+
+def _linear_layers(model: Any) -> list[str]:
+    """Names of the linear layers but the output layer's."""
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+
+
+def _check_patterns(model: Any, adapter: ResolvedAdapterSpec) -> None:
+    """PEFT passes over a pattern that names nothing, and over layers that are not there."""
+    linear = _linear_layers(model)
+    for pattern in (*adapter.rank_pattern, *adapter.alpha_pattern):
+        try:
+            found = any(re.match(rf"(.*\.)?({pattern})$", name) for name in linear)
+        except re.error as error:
+            raise Failure(
+                Reason.CONFIG_INVALID, f"adapter pattern {pattern!r} is no regular expression: {error}"
+            ) from None
+        if not found:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                f"adapter.rankPattern or alphaPattern names {pattern!r}, which no linear layer of the base model ends with; "
+                f"there are {_names(linear)}",
+            )
+    layers = model.config.get_text_config().num_hidden_layers
+    if wrong := [layer for layer in adapter.layers if layer >= layers]:
+        raise Failure(
+            Reason.CONFIG_INVALID, f"adapter.layers names {wrong[0]}, but the base model has layers 0 to {layers - 1}"
+        )
+
+
+def _misfit(model: Any, adapter: ResolvedAdapterSpec, error: ValueError) -> Failure:
+    said = str(error).splitlines()[0]
+    if adapter.type in ("Prefix", "Prompt"):
+        return Failure(Reason.CONFIG_INVALID, f"adapter {adapter.type} does not fit the base model ({said})")
+    suggestion = "name some of them in adapter.targetModules" if adapter.type == "IA3" else "or say all-linear"
+    return Failure(
+        Reason.CONFIG_INVALID,
+        f"adapter.targetModules {list(adapter.target_modules)} do not fit the base model ({said}); "
+        f"its linear layers are {_names(_linear_layers(model))}, {suggestion}",
+    )
+
+
+def _names(layers: list[str]) -> str:
+    return ", ".join(sorted({name.rpartition(".")[2] for name in layers}))
