@@ -113,6 +113,7 @@ def loaded(config: JobConfig, secret: Path, tmp_path: Path, adapter: str) -> Any
     whole = folder if adapter == "Full" else tmp_path / "work" / "base"
     described = folder if (folder / "config.json").exists() else whole  # a head is described beside its adapter
     about = transformers.AutoConfig.from_pretrained(described)
+    about.__dict__.pop("quantization_config", None)  # the training's own; stated below
     [kind] = about.architectures
     if described is not whole:  # stored is how many scores it gives, not that it gives scores
         kind = kind.replace("ForCausalLM", "ForSequenceClassification")
