@@ -20,6 +20,10 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 
 
+NEEDED = {"grpo": {"rewards": [{"exactMatch": {}}]}}
+"""Of the methods that need a setting."""
+
+
 @pytest.mark.parametrize(
     "spec",
     [
@@ -34,7 +38,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
         ),
         pytest.param({"dataset": {"train": TRAIN, "split": {"validation": 0.1, "test": 0.1}}}, id="split"),
         *(
-            pytest.param({"method": {method: {}}}, id=f"method {method}")
+            pytest.param({"method": {method: NEEDED.get(method, {})}}, id=f"method {method}")
             for method in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification")
         ),
         pytest.param(

@@ -85,7 +85,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "validation twice": (dataset(validation=TRAIN, split={"validation": 0.1}), "validation is a source or a share"),
     "test twice": (dataset(test=TRAIN, split={"test": 0.1}), "test is a source or a share of the split, not both"),
     "nothing left to train on": (dataset(split={"validation": 0.5, "test": 0.5}), "must leave rows to train on"),
-    "a format to come": (dataset(format="Preference"), "spec.dataset.format: Unsupported value"),
+    "a format that is none": (dataset(format="Conversations"), "spec.dataset.format: Unsupported value"),
     "two methods": ({"method": {"sft": {}, "cpt": {}}}, "set exactly one of: sft, cpt, dpo, kto, orpo, reward"),
     "dpo: a weight for no loss": (
         {"method": {"dpo": {"lossTypes": ["Sigmoid"], "lossWeights": [1, 2]}}},
@@ -104,18 +104,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"training": {"batchSize": 6, "microBatchSize": 4}},
         "be a multiple of microBatchSize",
     ),
-    "Accuracy without labels": ({"evaluation": {"metrics": ["Accuracy"]}}, "metric Accuracy needs labels"),
+    "Accuracy without labels": ({"evaluation": {"metrics": ["Accuracy"]}}, "metrics Accuracy and MacroF1 need labels"),
     "gate on Accuracy without labels": (
         {"evaluation": {"gate": [{"metric": "Accuracy", "min": 0.5}]}},
-        "a gate on Accuracy needs labels",
+        "a gate on Accuracy or MacroF1 needs labels",
     ),
     "a gate that asks for nothing": (
         {"evaluation": {"gate": [{"metric": "Loss"}]}},
-        "say what the metric must reach: min, max, maxRatioToBase or beats",
+        "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
     ),
     "a loss that beats": (
         {"evaluation": {"gate": [{"metric": "Loss", "beats": ["Base"]}]}},
-        "beats is for ExactMatch and Accuracy",
+        "beats is for ExactMatch, Accuracy and PreferenceAccuracy",
     ),
     "gate against a base that is not evaluated": (
         {"evaluation": {"compareWithBase": False, "gate": [{"metric": "Loss", "maxRatioToBase": 1.0}]}},

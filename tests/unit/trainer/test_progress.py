@@ -74,15 +74,15 @@ def test_resuming_forgets_what_was_logged_after_the_checkpoint(tmp_path: Path, s
     progress = a_progress(tmp_path, sent, stored)
     progress.resume(20)
     progress.begin(20, 100)
-    progress.upload_metrics()
-    assert stored["metrics.jsonl"] == b'{"step": 10}\n{"step": 20}\n'
+    assert progress.metrics() == b'{"step": 10}\n{"step": 20}\n'
     assert sent.reports[-1].resumed_from_step == 20
 
 
-def test_the_newest_checkpoints_are_reported(tmp_path: Path, sent: Sent) -> None:
+def test_the_kept_checkpoints_are_reported(tmp_path: Path, sent: Sent) -> None:
     progress = a_progress(tmp_path, sent)
-    for step in (10, 20, 30):
-        progress.committed(Checkpoint(step=step, uri=f"s3://b/step-{step}", created_at="2026-01-01T00:00:00Z"))
+    progress.committed(
+        [Checkpoint(step=step, uri=f"s3://b/step-{step}", created_at="2026-01-01T00:00:00Z") for step in (20, 30)]
+    )
     assert [checkpoint.step for checkpoint in sent.reports[-1].checkpoints or []] == [20, 30]
 
 
