@@ -43,6 +43,13 @@ DPO = LORA | {"rows": {"train": preferences(46), "test": preferences(6, 100)}, "
 REWARD = DPO | {"method": "reward"}
 ORPO = DPO | {"method": "orpo"}
 KTO = LORA | {"rows": {"train": verdicts(23), "test": verdicts(6, 100)}, "method": "kto"}
+LORA_PLUS = LORA | {
+    "adapter": ResolvedAdapterSpec(type="LoraPlus", rank=4, alpha=8, dropout=0.2, learning_rate_ratio=8.0)
+}
+DORA = LORA | {"adapter": ResolvedAdapterSpec(type="DoRA", rank=4, alpha=8, dropout=0.2)}
+IA3 = LORA | {"adapter": ResolvedAdapterSpec(type="IA3", target_modules=())}
+PREFIX = LORA | {"adapter": ResolvedAdapterSpec(type="Prefix", virtual_tokens=4)}
+PROMPT = LORA | {"adapter": ResolvedAdapterSpec(type="Prompt", virtual_tokens=4)}
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -85,6 +92,11 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, nu
         pytest.param(REWARD, *KILL, id="reward-lora-SIGKILL"),
         pytest.param(ORPO, *KILL, id="orpo-lora-SIGKILL"),
         pytest.param(KTO, *KILL, id="kto-lora-SIGKILL"),
+        pytest.param(LORA_PLUS, *KILL, id="sft-loraplus-SIGKILL"),
+        pytest.param(DORA, *KILL, id="sft-dora-SIGKILL"),
+        pytest.param(IA3, *KILL, id="sft-ia3-SIGKILL"),
+        pytest.param(PREFIX, *KILL, id="sft-prefix-SIGKILL"),
+        pytest.param(PROMPT, *KILL, id="sft-prompt-SIGKILL"),
     ],
 )
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
