@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,8 @@ def main() -> int:
     args = parser.parse_args()
     names = args.only or list(CASES)
     os.environ["OMP_NUM_THREADS"] = "1"
-    import transformers  # noqa: F401  what takes longest; nothing of it starts a thread
-    import trl  # noqa: F401
-
+    for name in ("transformers", "trl"):  # what takes longest, once for all forks; nothing of it starts a thread
+        import_module(name)
     dice = random.Random(args.seed)
     each = -(-args.interruptions // len(names))
     print("| case | SIGKILL | SIGTERM | attempts | SIGTERM to exit, median / longest | wrong exit code | same bytes |")

@@ -11,14 +11,13 @@ import gc
 import json
 import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as the recipe does
 
-from finetune_api.v1alpha1.adapter import AdapterType
-from finetune_trainer.memory import Load, Memory, Shape, predict
+from finetune_trainer.memory import Load, Shape, predict
 
 SHAPES: dict[str, tuple[str, Shape]] = {
     # hidden, intermediate, layers, heads, key/value heads, head size, vocabulary, tied
@@ -35,64 +34,48 @@ SHAPES: dict[str, tuple[str, Shape]] = {
 STEPS = 3
 
 
-@dataclass(frozen=True)
-class Case:
-    """One configuration."""
+Case = tuple[str, Load]
+"""A model and how it is trained."""
 
-    shape: str
-    adapter: AdapterType
-    length: int
-    rows: int
-    recompute: bool
-    rank: int = 16
-    dropout: float = 0.0
-    accumulation: int = 1
-
-    def predicted(self) -> Memory | None:
-        """What the plan would say."""
-        load = Load(self.adapter, self.length, self.rows, self.recompute, self.accumulation, self.rank, self.dropout)
-        return predict(SHAPES[self.shape][1], load)
-
-
-CASES = [
-    Case("Qwen2.5-0.5B", "Full", 1024, 8, False),
-    Case("Qwen2.5-0.5B", "Full", 4096, 2, True),
-    Case("Qwen2.5-0.5B", "LoRA", 4096, 2, False),
-    Case("Qwen2.5-0.5B", "LoRA", 4096, 8, True),
-    Case("Llama-3.2-1B", "Full", 2048, 4, False, accumulation=2),
-    Case("Llama-3.2-1B", "Full", 4096, 4, True),
-    Case("Llama-3.2-1B", "Full", 16384, 1, True, accumulation=2),
-    Case("Llama-3.2-1B", "LoRA", 4096, 4, False),
-    Case("Llama-3.2-1B", "LoRA", 2048, 8, False, rank=64, dropout=0.05),
-    Case("Llama-3.2-1B", "LoRA", 16384, 1, False),
-    Case("Llama-3.2-1B", "QLoRA", 4096, 4, False, dropout=0.05),
-    Case("Llama-3.2-1B", "DoRA", 2048, 4, False),
-    Case("Llama-3.2-1B", "DoRA", 4096, 4, True, dropout=0.05),
-    Case("Llama-3.2-1B", "QDoRA", 2048, 4, False),
-    Case("Qwen2.5-1.5B", "Full", 1024, 8, False),
-    Case("Qwen2.5-1.5B", "LoRA", 8192, 2, False, rank=32),
-    Case("Qwen3-4B", "Full", 4096, 1, True),
-    Case("Qwen3-4B", "LoRA", 4096, 2, False),
-    Case("Qwen3-4B", "LoRA", 16384, 1, True),
-    Case("Qwen3-4B", "QLoRA", 8192, 1, False, dropout=0.05),
-    Case("Llama-3.1-8B", "LoRA", 4096, 2, False),
-    Case("Llama-3.1-8B", "LoRA", 4096, 4, False),
-    Case("Llama-3.1-8B", "LoRA", 4096, 3, False, dropout=0.05),
-    Case("Llama-3.1-8B", "LoRA", 4096, 4, True),
-    Case("Llama-3.1-8B", "LoRA", 16384, 1, True, dropout=0.05),
-    Case("Llama-3.1-8B", "QLoRA", 4096, 2, False),
-    Case("Llama-3.1-8B", "QLoRA", 4096, 4, False),
-    Case("Llama-3.1-8B", "QLoRA", 4096, 4, True),
-    Case("Llama-3.1-8B", "QLoRA", 1024, 4, False, rank=64, dropout=0.05),
-    Case("Llama-3.1-8B", "DoRA", 2048, 2, False),
-    Case("Llama-3.1-8B", "DoRA", 4096, 2, True),
-    Case("Llama-3.1-8B", "QDoRA", 4096, 2, True),
-    Case("Qwen2.5-32B", "LoRA", 2048, 1, False),
-    Case("Qwen2.5-32B", "LoRA", 4096, 1, True),
-    Case("Qwen2.5-32B", "QLoRA", 2048, 1, False),
-    Case("Qwen2.5-32B", "QLoRA", 8192, 1, True, dropout=0.05),
-    Case("Llama-3.1-70B", "QLoRA", 1024, 1, False),
-    Case("Llama-3.1-70B", "QLoRA", 4096, 1, True),
+CASES: list[Case] = [
+    ("Qwen2.5-0.5B", Load("Full", 1024, 8, False)),
+    ("Qwen2.5-0.5B", Load("Full", 4096, 2, True)),
+    ("Qwen2.5-0.5B", Load("LoRA", 4096, 2, False)),
+    ("Qwen2.5-0.5B", Load("LoRA", 4096, 8, True)),
+    ("Llama-3.2-1B", Load("Full", 2048, 4, False, accumulation=2)),
+    ("Llama-3.2-1B", Load("Full", 4096, 4, True)),
+    ("Llama-3.2-1B", Load("Full", 16384, 1, True, accumulation=2)),
+    ("Llama-3.2-1B", Load("LoRA", 4096, 4, False)),
+    ("Llama-3.2-1B", Load("LoRA", 2048, 8, False, rank=64, dropout=0.05)),
+    ("Llama-3.2-1B", Load("LoRA", 16384, 1, False)),
+    ("Llama-3.2-1B", Load("QLoRA", 4096, 4, False, dropout=0.05)),
+    ("Llama-3.2-1B", Load("DoRA", 2048, 4, False)),
+    ("Llama-3.2-1B", Load("DoRA", 4096, 4, True, dropout=0.05)),
+    ("Llama-3.2-1B", Load("QDoRA", 2048, 4, False)),
+    ("Qwen2.5-1.5B", Load("Full", 1024, 8, False)),
+    ("Qwen2.5-1.5B", Load("LoRA", 8192, 2, False, rank=32)),
+    ("Qwen3-4B", Load("Full", 4096, 1, True)),
+    ("Qwen3-4B", Load("LoRA", 4096, 2, False)),
+    ("Qwen3-4B", Load("LoRA", 16384, 1, True)),
+    ("Qwen3-4B", Load("QLoRA", 8192, 1, False, dropout=0.05)),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 2, False)),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 4, False)),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 3, False, dropout=0.05)),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 4, True)),
+    ("Llama-3.1-8B", Load("LoRA", 16384, 1, True, dropout=0.05)),
+    ("Llama-3.1-8B", Load("QLoRA", 4096, 2, False)),
+    ("Llama-3.1-8B", Load("QLoRA", 4096, 4, False)),
+    ("Llama-3.1-8B", Load("QLoRA", 4096, 4, True)),
+    ("Llama-3.1-8B", Load("QLoRA", 1024, 4, False, rank=64, dropout=0.05)),
+    ("Llama-3.1-8B", Load("DoRA", 2048, 2, False)),
+    ("Llama-3.1-8B", Load("DoRA", 4096, 2, True)),
+    ("Llama-3.1-8B", Load("QDoRA", 4096, 2, True)),
+    ("Qwen2.5-32B", Load("LoRA", 2048, 1, False)),
+    ("Qwen2.5-32B", Load("LoRA", 4096, 1, True)),
+    ("Qwen2.5-32B", Load("QLoRA", 2048, 1, False)),
+    ("Qwen2.5-32B", Load("QLoRA", 8192, 1, True, dropout=0.05)),
+    ("Llama-3.1-70B", Load("QLoRA", 1024, 1, False)),
+    ("Llama-3.1-70B", Load("QLoRA", 4096, 1, True)),
 ]
 
 
@@ -114,17 +97,17 @@ def config_of(shape: str) -> Any:
     )
 
 
-def base_model(case: Case) -> Any:
+def base_model(shape: str, load: Load) -> Any:
     """Random weights on the GPU, as the train stage would have loaded them."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    dtype = torch.float32 if case.adapter == "Full" else torch.bfloat16
-    if not case.adapter.startswith("Q"):
+    dtype = torch.float32 if load.adapter == "Full" else torch.bfloat16
+    if not load.adapter.startswith("Q"):
         with torch.device("cuda"):
-            return AutoModelForCausalLM.from_config(config_of(case.shape), dtype=dtype)
+            return AutoModelForCausalLM.from_config(config_of(shape), dtype=dtype)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config_of(case.shape), dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config_of(shape), dtype=dtype)
     quantise_in_place(model)
     return model
 
@@ -161,30 +144,30 @@ def quantise_in_place(model: Any) -> None:
     model.is_loaded_in_4bit = True
 
 
-def with_adapter(model: Any, case: Case) -> Any:
+def with_adapter(model: Any, load: Load) -> Any:
     """As the train stage puts it on."""
     from peft import LoraConfig, get_peft_model
 
-    if case.adapter == "Full":
+    if load.adapter == "Full":
         return model
     model.requires_grad_(False)
     settings = LoraConfig(
         task_type="CAUSAL_LM",
-        r=case.rank,
-        lora_alpha=2 * case.rank,
-        lora_dropout=case.dropout,
+        r=load.rank,
+        lora_alpha=2 * load.rank,
+        lora_dropout=load.dropout,
         target_modules="all-linear",
-        use_dora="DoRA" in case.adapter,
+        use_dora="DoRA" in load.adapter,
     )
     return get_peft_model(model, settings)
 
 
-def dataset(case: Case, steps: int) -> Any:
+def dataset(load: Load, steps: int) -> Any:
     """Rows of random tokens, each as long as a row can be."""
     import torch
     from datasets import Dataset
 
-    ids = torch.randint(100, 50_000, (steps * case.rows * case.accumulation, case.length)).tolist()
+    ids = torch.randint(100, 50_000, (steps * load.rows * load.accumulation, load.length)).tolist()
     return Dataset.from_list([{"input_ids": row, "labels": row} for row in ids])
 
 
@@ -197,33 +180,33 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
 
 
-def trainer(model: Any, case: Case) -> Any:
+def trainer(model: Any, load: Load) -> Any:
     """With the settings of the train stage that bear on memory."""
     from trl import SFTConfig, SFTTrainer
 
     settings = SFTConfig(
         output_dir="/tmp/memory-run",
         max_steps=STEPS,
-        per_device_train_batch_size=case.rows,
-        gradient_accumulation_steps=case.accumulation,
+        per_device_train_batch_size=load.rows,
+        gradient_accumulation_steps=load.accumulation,
         learning_rate=1e-5,
-        gradient_checkpointing=case.recompute,
+        gradient_checkpointing=load.recompute,
         bf16=True,
         logging_strategy="no",
         save_strategy="no",
         eval_strategy="no",
         report_to="none",
         disable_tqdm=True,
-        max_length=case.length,
+        max_length=load.length,
     )
-    made = SFTTrainer(model=model, args=settings, train_dataset=dataset(case, STEPS), processing_class=tokenizer())
+    made = SFTTrainer(model=model, args=settings, train_dataset=dataset(load, STEPS), processing_class=tokenizer())
     for parameter in made.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return made
 
 
-def measure(case: Case) -> dict[str, Any]:
+def measure(shape: str, load: Load) -> dict[str, Any]:
     """Peaks of three steps, in bytes, and the last step's speed."""
     import torch
     from peft.helpers import disable_input_dtype_casting
@@ -231,20 +214,21 @@ def measure(case: Case) -> dict[str, Any]:
 
     times: list[float] = []
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
             torch.cuda.synchronize()
             times.append(time.monotonic())
 
-    made = trainer(with_adapter(base_model(case), case), case)
+    made = trainer(with_adapter(base_model(shape, load), load), load)
     made.add_callback(Clock())
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    with disable_input_dtype_casting(made.model, active=case.adapter != "DoRA"):  # as finetune_trainer.train
+    with disable_input_dtype_casting(made.model, active=load.adapter != "DoRA"):  # as finetune_trainer.train
         made.train()
-    tokens = case.rows * case.accumulation * case.length
+    tokens = load.rows * load.accumulation * load.length
     return {
-        **asdict(case),
+        "shape": shape,
+        **asdict(load),
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
         "tokensPerSecond": round(tokens / (times[-1] - times[-2])),
@@ -263,13 +247,13 @@ def main() -> None:
     until = time.monotonic() + options.seconds
     print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory, torch.__version__, flush=True)
     with options.out.open("a") as out:
-        for case in CASES:
-            if options.only not in f"{case.shape} {case.adapter}" or time.monotonic() > until:
+        for shape, load in CASES:
+            if options.only not in f"{shape} {load.adapter}" or time.monotonic() > until:
                 continue
-            line = measure(case)
+            line = measure(shape, load)
             out.write(json.dumps(line) + "\n")
             out.flush()
-            said = case.predicted()
+            said = predict(SHAPES[shape][1], load)
             ratios = [f"{getattr(said, name) / line[name]:.3f}" for name in ("allocated", "reserved")] if said else []
             print(json.dumps(line), "predicted/measured", *ratios, flush=True)
             gc.collect()

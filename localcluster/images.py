@@ -206,6 +206,7 @@ def _host_settings() -> Iterator[list[str]]:
     authorities = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
     inside = "/etc/ssl/certs/ca-certificates.crt"
     settings = {"cert": inside, "disable-pip-version-check": "true"}
+    # Of pip's settings those that say how to reach packages; their values are this machine's and are written nowhere else.
     for line in run(sys.executable, "-m", "pip", "config", "list", check=False).splitlines():
         found = re.fullmatch(r"(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'", line)
         if found:

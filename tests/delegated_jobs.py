@@ -1,8 +1,6 @@
 """Delegated jobs as the prepare stage leaves them in object storage, and the delegate as a pod runs it."""
 
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from finetune_delegate.provider import Task
 from finetune_stage.outcome import Places
 from finetune_storage import commit_folder, document, open_store
 from prepared_jobs import UID, Rows, _write, colour_chats
+from stage_process import start_stage
 
 ROWS = {"train": colour_chats(12), "test": colour_chats(6, first=100)}
 
@@ -88,19 +87,4 @@ def run_here(config: JobConfig, secrets_dir: Path, work: Path, patience: float =
 
 def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str = "train") -> subprocess.Popen[str]:
     """The delegate as a pod runs it."""
-    work.mkdir(parents=True)
-    (work / "job.json").write_bytes(document(config))
-    places = {
-        "config": work / "job.json",
-        "secrets-dir": secrets_dir,
-        "work-dir": work,
-        "termination-log": work / "end",
-    }
-    options = [f"--{name}={path}" for name, path in places.items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", "finetune_delegate", stage, "--attempt=1", "--poll-seconds=0.05", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
+    return start_stage("finetune_delegate", stage, config, secrets_dir, work, "--poll-seconds=0.05")

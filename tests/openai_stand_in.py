@@ -78,7 +78,7 @@ class OpenAI(StandIn):
         parsed = BytesParser(policy=HTTP).parsebytes(
             b"Content-Type: " + request.headers["Content-Type"].encode() + b"\r\n\r\n" + request.data
         )
-        parts = {part.get_param("name", header="content-disposition"): part for part in parsed.iter_parts()}  # type: ignore[attr-defined]
+        parts = {part.get_param("name", header="content-disposition"): part for part in parsed.iter_parts()}
         data = parts["file"].get_payload(decode=True)
         for number, line in enumerate(data.splitlines(), 1):
             row = json.loads(line)

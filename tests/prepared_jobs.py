@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
 from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
+from stage_process import start_stage
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 COLOURS = ("red", "green", "blue")
@@ -206,23 +205,8 @@ def train_here(config: JobConfig, secrets_dir: Path, work: Path, divisor: int = 
 
 
 def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> subprocess.Popen[str]:
-    """The train stage as a pod runs it; its output can be read line by line."""
-    work.mkdir(parents=True)
-    (work / "job.json").write_bytes(document(config))
-    places = {
-        "config": work / "job.json",
-        "secrets-dir": secrets_dir,
-        "work-dir": work,
-        "termination-log": work / "end",
-    }
-    options = [f"--{name}={path}" for name, path in places.items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", "finetune_trainer", "train", "--attempt=1", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
+    """The train stage as a pod runs it."""
+    return start_stage("finetune_trainer", "train", config, secrets_dir, work)
 
 
 def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:

@@ -6,6 +6,7 @@ Paths, fields, error bodies and the events of streams are those of the services'
 import asyncio
 import json
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -34,11 +35,11 @@ def pem(key: rsa.RSAPrivateKey) -> str:
 
 
 def site_port(site: web.TCPSite) -> int:
-    return int(site._server.sockets[0].getsockname()[1])  # type: ignore[union-attr]
+    return int(site._server.sockets[0].getsockname()[1])
 
 
 @dataclass
-class Provider:
+class Provider(ABC):
     """What both have in common: requests are kept, and faults are played."""
 
     seen: list[dict[str, Any]] = field(default_factory=list)
@@ -67,8 +68,8 @@ class Provider:
         self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.tls.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
 
-    def routes(self) -> list[web.RouteDef]:
-        raise NotImplementedError
+    @abstractmethod
+    def routes(self) -> list[web.RouteDef]: ...
 
     async def start(self) -> None:
         app = web.Application()
@@ -144,8 +145,9 @@ class OpenAIService(Provider):
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await self.take(request)
-        if isinstance(body, web.Response) or (no := self.refusal(request, body)):
-            return body if isinstance(body, web.Response) else no  # type: ignore[return-value]
+        no = body if isinstance(body, web.Response) else self.refusal(request, body)
+        if no is not None:
+            return no
         said = f"{body['model']} to {body['messages'][-1]['content']}"
         # A dated name, as OpenAI answers with.
         known = {"id": "chatcmpl-1", "created": 1, "model": f"{body['model']}-2026-01-01"}
@@ -162,8 +164,9 @@ class OpenAIService(Provider):
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
         body = await self.take(request)
-        if isinstance(body, web.Response) or (no := self.refusal(request, body)):
-            return body if isinstance(body, web.Response) else no  # type: ignore[return-value]
+        no = body if isinstance(body, web.Response) else self.refusal(request, body)
+        if no is not None:
+            return no
         if not self.has_completions:
             return refused(404, "This is a chat model and not supported in the v1/completions endpoint.", None)
         choice = {"index": 0, "text": f"{body['model']} on {body['prompt']}", "logprobs": None, "finish_reason": "stop"}

@@ -104,7 +104,7 @@ class StandIn:
                 except OSError:
                     self.close_connection = True  # the client was killed, or gave up waiting
 
-            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815
+            do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = _serve  # noqa: N815  names of http.server
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Quiet."""

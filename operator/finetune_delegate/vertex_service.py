@@ -15,7 +15,6 @@ import httpx2
 import requests
 from google.api_core import exceptions as storage_errors
 from google.auth import exceptions as auth_errors
-from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.genai import Client, errors, types
 from google.oauth2 import credentials as user
@@ -121,7 +120,7 @@ class VertexService:
     def request(self, files: Mapping[str, str]) -> str:
         """POST tuningJobs, as the client writes it."""
         recorder = Recorder()
-        client = self._connect(_NoCredentials(), recorder.transport())
+        client = self._connect(user.Credentials(token="dry-run"), recorder.transport())
         with contextlib.suppress(errors.APIError):
             self._tune(client, files)
         return recorder.text()
@@ -249,17 +248,6 @@ def _credentials_of(file: Path) -> Any:
     if kind not in KINDS:
         raise ValueError(f"it has the type {kind!r}; it must be one of {', '.join(KINDS)}")
     return KINDS[kind](info, scopes=SCOPES)
-
-
-class _NoCredentials(AnonymousCredentials):  # type: ignore[misc]
-    """Of a dry run, which sends nothing; the client asks for a token."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = "dry-run"
-
-    def refresh(self, request: Any) -> None:
-        """Nothing to renew."""
 
 
 def _end(status: int, said: str, what: str, base: str, backend: VertexBackend) -> Failure:

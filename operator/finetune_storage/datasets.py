@@ -51,8 +51,10 @@ def fetch_rows(
         path = folder / uri.rsplit("/", 1)[-1]
         store.download("", path)
         return [FetchedFile(uri, path)]
-    bucket, pattern = re.fullmatch(r"(s3://[^/]+)/?(.*)", uri, re.DOTALL).groups()  # type: ignore[union-attr]
-    store = open_store(bucket, secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait)
+    bucket, _, pattern = uri.removeprefix("s3://").partition("/")
+    store = open_store(
+        f"s3://{bucket}", secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait
+    )
     listed = store.list(PLACEHOLDERS.split(pattern, maxsplit=1)[0])
     keys = _some([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
     for key in keys:

@@ -1,17 +1,15 @@
 """The prepare stage of a delegated job, as a process: rows are checked and split as ever, and no base model is asked for."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.pods import JobConfig, Summary
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
-from finetune_storage import document, open_store
+from finetune_storage import open_store
 from prepared_jobs import UID, job_store
+from stage_process import start_stage
 
 
 def prepare(
@@ -35,17 +33,7 @@ def prepare(
         base_model=ResolvedBaseModel(uri="openai://gpt-4o-mini"),
         image="trainer@sha256:0",
     )
-    work.mkdir()
-    (work / "job.json").write_bytes(document(config))
-    places = {
-        "config": work / "job.json",
-        "secrets-dir": secrets_dir,
-        "work-dir": work,
-        "termination-log": work / "end",
-    }
-    options = [f"--{name}={path}" for name, path in places.items()]
-    command = [sys.executable, "-m", "finetune_trainer", "prepare", "--attempt=1", *options]
-    subprocess.run(command, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+    start_stage("finetune_trainer", "prepare", config, secrets_dir, work).communicate()
     return config, Summary.model_validate_json((work / "end").read_bytes())
 
 

@@ -78,7 +78,7 @@ def cell_settings(method: str, adapter: str) -> tuple[ResolvedAdapterSpec, Resol
     settings = training(
         steps=24, checkpoint_every_steps=24, learning_rate=rate, micro_batch_size=4, packing=method == "cpt"
     )
-    return ResolvedAdapterSpec(type=adapter, **own), settings  # type: ignore[arg-type]
+    return ResolvedAdapterSpec(type=adapter, **own), settings
 
 
 def spy_on_publishing(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.live
 
 
 def needed(*names: str) -> list[str]:
-    """Values of environment variables; without them there is nothing to try."""
+    """Values of environment variables. Skipped without them: a real provider costs money and wants credentials, so that this
+    layer runs only where somebody asks for it by ``-m live``."""
     values = [os.environ.get(name, "") for name in names]
     if not all(values):
         pytest.skip(f"set {' and '.join(names)}")

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import pytest
@@ -31,7 +31,7 @@ def assert_shares(found: Mapping[str, int], weights: Mapping[str, int]) -> None:
 
 
 class TestPick:
-    WEIGHTS = {"Base": 70, "Self": 25, "gold": 5, "none": 0}  # noqa: RUF012
+    WEIGHTS: ClassVar = {"Base": 70, "Self": 25, "gold": 5, "none": 0}
 
     @pytest.mark.parametrize("keyed", [True, False])
     def test_shares_are_as_asked(self, keyed: bool) -> None:

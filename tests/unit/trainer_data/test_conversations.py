@@ -1,6 +1,6 @@
 """Three shapes of conversations become one, with tools; what cannot be rendered is refused by name."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -108,7 +108,7 @@ class TestShareGPT:
 
 
 class TestVertex:
-    ROW: dict[str, Any] = {  # noqa: RUF012
+    ROW: ClassVar[dict[str, Any]] = {
         "systemInstruction": {"role": "system", "parts": [{"text": "Be brief."}]},
         "contents": [
             {"role": "user", "parts": [{"text": "2 and "}, {"text": "2?"}]},

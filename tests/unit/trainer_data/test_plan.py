@@ -279,7 +279,7 @@ class TestMemory:
             a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096, **training}) if backend else a_spec()
         )
         rows = {"train": lengths(*[3000] * 100)}
-        return decide(Situation(spec, base, rows), choices), choices  # type: ignore[arg-type]
+        return decide(Situation(spec, base, rows), choices), choices
 
     def test_without_a_stated_gpu_by_rule_of_thumb(self) -> None:
         found, _ = self.planned({"gpus": 1})
@@ -304,4 +304,4 @@ class TestMemory:
     def test_the_status_holds_it(self) -> None:
         found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
         status = PlanStatus(choices=choices.made, steps=1, **found.forecast._asdict())
-        assert status.wire()["memory"]["reservedBytes"] == found.forecast.memory.reserved_bytes  # type: ignore[union-attr]
+        assert status.wire()["memory"]["reservedBytes"] == found.forecast.memory.reserved_bytes
