@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
@@ -95,9 +96,9 @@ def test_json_is_what_pods_say(text: str) -> None:
     read(json.loads(text))
 
 
-def run(*command: str) -> str:
+def run(*command: str, cwd: Path | str = ROOT) -> str:
     """What a command prints. Raises CalledProcessError."""
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout
 
 
 def check_make(words: list[str]) -> None:
@@ -128,7 +129,11 @@ def check_helm(words: list[str]) -> None:
 def check_kubectl(words: list[str]) -> None:
     """Files, conditions, labels and fields exist; what can run without a cluster, runs."""
     if words[1:3] == ["create", "secret"]:
-        run(find_tool("kubectl"), *words[1:], "--dry-run=client", "-o", "yaml")
+        files = [word.partition("=")[2] for word in words if word.startswith("--from-file=")]
+        with tempfile.TemporaryDirectory() as folder:
+            for name in files:
+                (Path(folder) / name).write_text("key")
+            run(find_tool("kubectl"), *words[1:], "--dry-run=client", "-o", "yaml", cwd=folder)
     if "apply" in words:
         path = words[words.index("-f") + 1]
         assert path == "job.yaml" or (ROOT / path).exists()

@@ -105,8 +105,7 @@ NEVER = [
     ("get", "secrets"),
     ("list", "secrets"),
     ("create", "secrets"),
-    ("update", "finetunejobs.GROUP"),
-    ("patch", "finetunejobs.GROUP"),
+    ("update", "finetunejobs.GROUP"),  # patch it has, for the finalizer of delegated jobs
     ("patch", "adapterdeployments.GROUP"),
     ("delete", "adapterdeployments.GROUP"),
     ("create", "pods"),
