@@ -23,7 +23,7 @@ def stages_run(kubectl: Kubectl) -> set[str]:
         pytest.param({"training": {"maxSteps": "many"}}, "maxSteps", id="wrong type"),
         pytest.param({"method": {"sft": {}, "cpt": {}}}, "set exactly one of: sft, cpt, dpo", id="two methods"),
         pytest.param(
-            {"backend": {"kubernetes": {}, "vertex": {}}},
+            {"backend": {"kubernetes": {}, "openai": {"secretRef": {"name": "key"}}}},
             "set exactly one of: kubernetes, vertex, openai",
             id="two backends",
         ),
@@ -37,9 +37,11 @@ def test_refused_at_apply(namespace: Kubectl, tiny_base: str, spec: dict[str, An
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        pytest.param({"method": {"dpo": {}}}, "sft, cpt", id="method"),
-        pytest.param({"adapter": {"type": "DoRA"}}, "LoRA, QLoRA", id="adapter"),
-        pytest.param({"backend": {"vertex": {}}}, "kubernetes", id="backend"),
+        pytest.param({"method": {"ppo": {}}}, "supported are sft, cpt, dpo", id="method"),
+        pytest.param(
+            {"method": {"kto": {}}, "adapter": {"type": "DoRA"}}, "use Full, LoRA, QLoRA", id="adapter of a method"
+        ),
+        pytest.param({"backend": {"openai": {"secretRef": {"name": "key"}}}}, "openai://", id="base of a backend"),
     ],
 )
 def test_unsupported_is_said_at_once(namespace: Kubectl, tiny_base: str, spec: dict[str, Any], says: str) -> None:
