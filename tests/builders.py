@@ -11,7 +11,7 @@ from typing import Any
 from finetune_api import API_VERSION
 from finetune_api.pods import Prepared, Report, Summary, Trained
 from finetune_api.reasons import EXIT_CODES, Reason
-from finetune_api.v1alpha1.finetunejob import (
+from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     DatasetStatus,
     EvaluationStatus,

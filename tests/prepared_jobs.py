@@ -17,7 +17,8 @@ from finetune_api.artifacts import (
     job_folder,
 )
 from finetune_api.pods import JobConfig, Trained
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel, SplitStatistics
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitStatistics
 from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store

@@ -21,7 +21,7 @@ from typing import Any
 
 from finetune_api.artifacts import Manifest
 from finetune_api.pods import DesiredAdapter, DesiredPool, LoadedAdapter, PoolReport
-from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_storage import commit_folder, open_store
 

@@ -20,7 +20,7 @@ from finetune_api.matrix import MethodName
 from finetune_api.model import ApiModel, Digest, Uri
 from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.dataset import DatasetSpec
-from finetune_api.v1alpha1.finetunejob import (
+from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     Choice,
     EvaluationStatus,

@@ -10,12 +10,12 @@ from pydantic import Field
 
 from finetune_api.model import ApiModel, Digest, Message, Uri
 from finetune_api.v1alpha1.adapterdeployment import ShareStatus
-from finetune_api.v1alpha1.finetunejob import (
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     Checkpoint,
     DatasetStatus,
     EvaluationStatus,
-    FineTuneJobSpec,
     JobError,
     MemoryMeasured,
     PlanStatus,

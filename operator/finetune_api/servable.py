@@ -5,7 +5,7 @@ nothing trained beside them. Pure.
 """
 
 from finetune_api.v1alpha1.adapter import AdapterType
-from finetune_api.v1alpha1.finetunejob import Servable
+from finetune_api.v1alpha1.finetunejob_status import Servable
 
 HIGHEST_RANK = 512
 """The largest maxLoraRank vLLM accepts."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from finetune_api.artifacts import METRICS
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob import TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import TrainerMetric, TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_delegate.provider import Logged, View
 from finetune_stage.report import Reporter

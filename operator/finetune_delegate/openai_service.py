@@ -13,7 +13,7 @@ import httpx2
 import openai
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel
 from finetune_delegate import rows as conversion
 from finetune_delegate.openai_shapes import method_of, row_of, timestamp, view_of

@@ -5,7 +5,8 @@ from typing import Any
 
 from openai.types.fine_tuning import FineTuningJob
 
-from finetune_api.v1alpha1.finetunejob import Checkpoint, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend
 from finetune_delegate import rows as conversion
 from finetune_delegate.provider import UNKNOWN, End, View

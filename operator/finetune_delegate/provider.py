@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from finetune_api.pods import JobConfig
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import ProviderModel
 from finetune_stage.outcome import Places
 from finetune_stage.rows import Row

@@ -18,7 +18,7 @@ from finetune_api.artifacts import (
     ResolvedDelegation,
 )
 from finetune_api.pods import Trained
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from google.genai import types
 
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_delegate.provider import UNKNOWN, End, View
 
 STATES: dict[str, tuple[str, End | None]] = {

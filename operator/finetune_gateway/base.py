@@ -9,7 +9,7 @@ from pathlib import Path
 
 from finetune_api.pods import DesiredPool
 from finetune_api.reasons import Failure
-from finetune_api.v1alpha1.finetunejob import JobError
+from finetune_api.v1alpha1.finetunejob_status import JobError
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_storage import fetch_model, pin_model
 

@@ -19,7 +19,7 @@ from finetune_api.pods import (
     Summary,
 )
 from finetune_api.reasons import EXIT_CODES, Failure, Reason
-from finetune_api.v1alpha1.finetunejob import JobError
+from finetune_api.v1alpha1.finetunejob_status import JobError
 from finetune_api.v1alpha1.references import SecretRef
 from finetune_storage import Store, open_store
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.model import ApiModel
-from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_api.v1alpha1.training import Metric
 
 # Perplexity is e to the loss; beyond this loss it would not fit into a float.

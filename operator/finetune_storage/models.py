@@ -10,7 +10,7 @@ from finetune_api.artifacts import MANIFEST
 from finetune_api.model import Digest
 from finetune_api.pods import SECRET_WAIT_SECONDS
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_storage.folders import digest_of, fetch_folder, parse_manifest
 from finetune_storage.hub import HUB, Hub, Repository, hub_token

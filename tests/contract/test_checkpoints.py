@@ -9,7 +9,7 @@ import pytest
 
 from finetune_api.artifacts import Manifest
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_storage import Store, commit_folder, open_store
 from finetune_trainer import checkpoints as module
 from finetune_trainer.checkpoints import Checkpoints

@@ -6,7 +6,8 @@ from typing import Any
 
 from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.pods import JobConfig, Summary
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_storage import open_store
 from prepared_jobs import UID, job_store
 from stage_process import start_stage

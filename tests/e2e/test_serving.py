@@ -18,7 +18,7 @@ from openai import OpenAI
 from demo.kubectl import CommandFailed, Kubectl, Object, condition, is_true, wait_until
 from e2e_jobs import data_config_map, finished, fresh_namespace, jsonl, object_when, rows, tiny_job
 from finetune_api.artifacts import Manifest
-from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_storage import commit_folder, open_store
 from served_pool import expected_text, write_adapter
 from tiny_models import write_tiny_llama

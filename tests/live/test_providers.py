@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from finetune_api.pods import JobConfig
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_delegate.provider import Task
 from finetune_delegate.recipe import provider_of
 from finetune_stage.outcome import Places

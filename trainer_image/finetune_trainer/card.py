@@ -2,7 +2,7 @@
 
 from finetune_api.artifacts import Resolved
 from finetune_api.servable import servable
-from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from finetune_api.artifacts import CHECKPOINTS, MANIFEST, METRICS, Manifest, checkpoint_folder
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_storage import Store, commit_folder, fetch_folder
 
 STEP = re.compile(rf"^{CHECKPOINTS}/step-(\d+)/")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from finetune_api.v1alpha1.finetunejob import Choice
+from finetune_api.v1alpha1.finetunejob_status import Choice
 
 T = TypeVar("T")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
-from finetune_api.v1alpha1.finetunejob import EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.gate import Exams, decide
 from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
 from finetune_trainer.encode import Encoder

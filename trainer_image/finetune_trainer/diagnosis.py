@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import mean, median
 
-from finetune_api.v1alpha1.finetunejob import Diagnosis
+from finetune_api.v1alpha1.finetunejob_status import Diagnosis
 
 FEW_TRAINING_ROWS = 100
 FEW_HELD_OUT_ROWS = 30

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import GpuModel, KubernetesBackend, MemoryPlan
+from finetune_api.v1alpha1.finetunejob import GpuModel, KubernetesBackend
+from finetune_api.v1alpha1.finetunejob_status import MemoryPlan
 from finetune_trainer.memory import Load, Memory, Shape, flops_per_token, predict
 
 GIB = 2**30

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import MemoryMeasured
+from finetune_api.v1alpha1.finetunejob_status import MemoryMeasured
 
 CGROUP_CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 

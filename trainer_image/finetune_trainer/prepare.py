@@ -15,7 +15,7 @@ from finetune_api.pods import JobConfig, Report
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
-from finetune_api.v1alpha1.finetunejob import DatasetStatus, PlanStatus, TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, TrainerMetric, TrainerStatus
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of

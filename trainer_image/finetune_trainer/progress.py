@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from finetune_api.artifacts import METRICS
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob import Checkpoint, MemoryMeasured, TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint, MemoryMeasured, TrainerMetric, TrainerStatus
 from finetune_stage.report import Reporter
 from finetune_storage import Store
 from finetune_trainer.checkpoints import now

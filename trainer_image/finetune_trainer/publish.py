@@ -22,7 +22,7 @@ from finetune_api.artifacts import (
 )
 from finetune_api.pods import Trained
 from finetune_api.servable import servable
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, Diagnosis, EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import METHODS, MethodName
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, MemoryPlan
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import MemoryPlan
 from finetune_api.v1alpha1.training import TrainingSpec
 from finetune_trainer import fitting
 from finetune_trainer.base_model import BaseFacts

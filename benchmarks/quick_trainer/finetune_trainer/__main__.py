@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from finetune_api.pods import CONFIG_FILE, MAX_SUMMARY_BYTES, TERMINATION_LOG, JobConfig, Prepared, Summary, Trained
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, DatasetStatus, PlanStatus, SplitStatistics
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, DatasetStatus, PlanStatus, SplitStatistics
 
 DIGEST = "sha256:" + "0" * 64
 

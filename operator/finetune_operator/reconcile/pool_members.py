@@ -21,7 +21,8 @@ from finetune_api.v1alpha1.adapterdeployment import (
     Share,
     Traffic,
 )
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, BackendSpec, FineTuneJob
+from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus
 from finetune_api.v1alpha1.provider import ProviderModel
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_api.v1alpha1.runtime import OpenAIProvider, ProviderRuntime, TransformersRuntime, VertexProvider

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from finetune_api.pods import LoadedAdapter, PoolReport
 from finetune_api.reasons import ServingReason
 from finetune_api.v1alpha1.adapterdeployment import PodAdapter, ShareStatus
-from finetune_api.v1alpha1.finetunejob import JobError
+from finetune_api.v1alpha1.finetunejob_status import JobError
 from finetune_operator.cache import Manifest
 from finetune_operator.reconcile.pool_members import Finding, Member
 from finetune_operator.reconcile.pool_split import is_applied, split_status, unanswered

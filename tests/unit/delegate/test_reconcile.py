@@ -7,7 +7,8 @@ import pytest
 from builders import World, a_job, a_spec, a_summary, attempt, condition, message
 from finetune_api.pods import JobConfig, Report, Summary, Trained
 from finetune_api.reasons import Reason
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, FineTuneJob, TrainerStatus
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests.delegate import CANCEL_SECONDS

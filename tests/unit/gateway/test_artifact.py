@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import Manifest
-from finetune_api.v1alpha1.finetunejob import ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import ModelRef
 from finetune_gateway.artifact import Limits, LoadFailure, check_adapter
 

@@ -6,7 +6,8 @@ import pytest
 
 from builders import SETTINGS, a_job
 from finetune_api.pods import JobConfig
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import SecretRef
 from finetune_operator.backends import BACKENDS
 from finetune_operator.manifests.training import Attempt, attempt_job, attempt_name, config_map

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob import Checkpoint
+from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_trainer.progress import Progress, duration
 
 FIGURES = {"epoch": 0.5, "loss": 2.5, "learningRate": 1e-3, "gradNorm": 0.7}

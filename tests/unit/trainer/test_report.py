@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob import TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
 from finetune_stage import report
 from finetune_stage.report import Destination, Reporter, destination
 from report_server import ReportServer

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune_api.artifacts import PreparedSplit, Resolved, ResolvedAdapterSpec
-from finetune_api.v1alpha1.finetunejob import (
+from finetune_api.v1alpha1.finetunejob_status import (
     Choice,
     Diagnosis,
     EvaluationStatus,

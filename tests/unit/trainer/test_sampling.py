@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths

@@ -1,7 +1,7 @@
 """A termination message fits, also that of a training of which much can be said."""
 
 from finetune_api.pods import MAX_SUMMARY_BYTES, Summary, Trained
-from finetune_api.v1alpha1.finetunejob import ArtifactStatus, Diagnosis, EvaluationStatus, GateResult
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, GateResult
 from finetune_stage.outcome import termination_message
 
 

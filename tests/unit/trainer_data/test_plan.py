@@ -8,14 +8,8 @@ import pytest
 
 from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary
 from finetune_api.reasons import EXIT_CODES, Failure, Reason
-from finetune_api.v1alpha1.finetunejob import (
-    Choice,
-    DatasetStatus,
-    FineTuneJobSpec,
-    JobError,
-    PlanStatus,
-    ResolvedBaseModel,
-)
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import Choice, DatasetStatus, JobError, PlanStatus, ResolvedBaseModel
 from finetune_stage.outcome import exit_code, failed, termination_message
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.measuring import Lengths

@@ -4,7 +4,7 @@ import math
 from array import array
 
 from finetune_api.artifacts import ResolvedTraining
-from finetune_api.v1alpha1.finetunejob import SplitStatistics
+from finetune_api.v1alpha1.finetunejob_status import SplitStatistics
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.data.sources import SplitName
 from finetune_trainer.encode import IGNORED, Example

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from finetune_api.artifacts import Resolved
-from finetune_api.v1alpha1.finetunejob import Diagnosis, EvaluationStatus, GateResult
+from finetune_api.v1alpha1.finetunejob_status import Diagnosis, EvaluationStatus, GateResult
 from finetune_stage.scores import LOWER_IS_BETTER, Confusion
 from finetune_trainer.report.curves import curve
 from finetune_trainer.report.style import STYLE

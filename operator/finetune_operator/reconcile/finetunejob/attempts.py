@@ -7,7 +7,7 @@ Job it names. A new one is created only after no pod of the job is alive: two mu
 from finetune_api.pods import Stage as PodStage
 from finetune_api.pods import Summary
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import Attempt as Record
+from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_operator.backends import BACKENDS
 from finetune_operator.cache import ATTEMPT_LABEL, STAGE_LABEL, Manifest, labels_of
 from finetune_operator.manifests.training import Attempt, attempt_name

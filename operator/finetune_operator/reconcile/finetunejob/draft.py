@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from finetune_api.conditions import Condition, find, is_true
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobStatus, JobError
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus, JobError
 from finetune_operator.cache import Manifest
 from finetune_operator.plan import Event, Plan, Ref, StatusWrite, ref_of
 from finetune_operator.reconcile.finetunejob.observation import Observation

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 
 from finetune_api.conditions import Condition, upsert
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec, FineTuneJobStatus
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.plan import Plan, StatusWrite, ref_of
 from finetune_operator.reconcile.finetunejob import finish, provider, stages, start

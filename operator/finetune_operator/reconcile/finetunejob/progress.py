@@ -2,8 +2,8 @@
 
 from finetune_api.pods import Report
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import Attempt as Record
-from finetune_api.v1alpha1.finetunejob import TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
+from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
 from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, timestamp
 
 WRITE_SECONDS = 5.0

@@ -2,7 +2,7 @@
 
 from finetune_api.pods import Prepared, Trained
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import DatasetStatus
+from finetune_api.v1alpha1.finetunejob_status import DatasetStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive

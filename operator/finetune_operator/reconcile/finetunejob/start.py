@@ -6,7 +6,8 @@ Order matters: the ConfigMap first, then startTime (from which the API server re
 from finetune_api.conditions import find
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, ResolvedBaseModel
+from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.manifests.training import CONFIG_KEY, config_map, kubernetes
 from finetune_operator.plan import ref_of
