@@ -104,7 +104,7 @@ def write_rows(path: Path, count: int) -> None:
 
 def make_tokenizer(rows: Path, folder: Path) -> None:
     """A byte-level BPE of the first rows."""
-    from finetune_api.v1alpha1.training import FromConfig
+    from finetune_api.v1alpha1.base_model import FromConfig
     from finetune_trainer.tokenizer import train_tokenizer
 
     sample = folder.with_name("sample.jsonl")

@@ -7,9 +7,9 @@ from typing import Any
 
 from finetune_api.artifacts import RESOLVED, Manifest, ResolvedDelegation, job_folder
 from finetune_api.pods import JobConfig, Trained
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
-from finetune_api.v1alpha1.training import EvaluationSpec
 from finetune_delegate import recipe
 from finetune_delegate.provider import Task
 from finetune_stage.outcome import Places

@@ -17,9 +17,11 @@ from finetune_api.artifacts import (
     job_folder,
 )
 from finetune_api.pods import JobConfig, Trained
+from finetune_api.v1alpha1.base_model import FromConfig
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitStatistics
-from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
+from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
 from stage_process import start_stage

@@ -26,8 +26,9 @@ from finetune_api.reasons import EXIT_CODES, RETRYABLE, Reason, ServingReason, S
 from finetune_api.v1alpha1.adapter import AdapterSpec, AdapterType
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeployment
 from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob
-from finetune_api.v1alpha1.training import EvaluationSpec, MethodSpec
+from finetune_api.v1alpha1.training import MethodSpec
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -19,7 +19,9 @@ from pydantic import Field
 from finetune_api.matrix import MethodName
 from finetune_api.model import ApiModel, Digest, Uri
 from finetune_api.v1alpha1.adapter import AdapterType
+from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     Choice,
@@ -29,7 +31,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     SplitStatistics,
 )
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.training import EvaluationSpec, FromConfig, MethodSpec
+from finetune_api.v1alpha1.training import MethodSpec
 
 MANIFEST = "manifest.json"
 RESOLVED = "resolved.json"

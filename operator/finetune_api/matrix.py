@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Literal, get_args
 
 from finetune_api.v1alpha1.adapter import AdapterType
-from finetune_api.v1alpha1.training import Metric
+from finetune_api.v1alpha1.evaluation import Metric
 
 MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification"]
 METHODS: tuple[MethodName, ...] = get_args(MethodName)

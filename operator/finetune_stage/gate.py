@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from finetune_api.v1alpha1.evaluation import GateRule
 from finetune_api.v1alpha1.finetunejob_status import GateResult
-from finetune_api.v1alpha1.training import GateRule
 from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
 from finetune_stage.scores import LOWER_IS_BETTER, RowScore, correct, figures, statistic
 

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune_api.model import ApiModel
+from finetune_api.v1alpha1.evaluation import Metric
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
-from finetune_api.v1alpha1.training import Metric
 
 # Perplexity is e to the loss; beyond this loss it would not fit into a float.
 HIGHEST_LOSS = 700.0

@@ -6,7 +6,7 @@ import pytest
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import Trained
-from finetune_api.v1alpha1.training import EvaluationSpec, GateRule
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from prepared_jobs import COLOURS, Rows, colour_rows, prepare_job, train_here, training
 
 ADAPTER = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)

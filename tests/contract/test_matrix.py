@@ -14,7 +14,7 @@ from finetune_api.matrix import ADAPTERS, refusal
 from finetune_api.pods import JobConfig
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.adapter import LOW_RANK, VIRTUAL_TOKENS
-from finetune_api.v1alpha1.training import EvaluationSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_storage import fetch_folder
 from prepared_jobs import Rows, colour_rows, job_store, preferences, prepare_job, texts, train_here, training
 from tiny_models import write_tiny_llama

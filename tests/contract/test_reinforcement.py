@@ -10,8 +10,9 @@ import pytest
 
 from finetune_api.artifacts import Manifest, Resolved, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import ExactMatchReward, GrpoMethod, RewardSpec
-from finetune_api.v1alpha1.training import EvaluationSpec, GateRule, MethodSpec
+from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder

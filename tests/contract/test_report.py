@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from finetune_api.artifacts import EVALUATION, MANIFEST, REPORT, Manifest
-from finetune_api.v1alpha1.training import EvaluationSpec, GateRule
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_stage.scores import EvaluationFile
 from prepared_jobs import COLOURS, colour_rows, job_store, prepare_job, train_here, training
 

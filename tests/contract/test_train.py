@@ -9,7 +9,7 @@ import pytest
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Report
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.training import EvaluationSpec, GateRule
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_stage.outcome import Places
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
-from finetune_api.v1alpha1.training import FromConfig
 from finetune_stage.outcome import Places
 from finetune_storage import fetch_model, is_model_file, pin_model
 from finetune_trainer.memory import Shape, shape_of

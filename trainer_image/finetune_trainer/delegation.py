@@ -11,8 +11,8 @@ from finetune_api.pods import JobConfig
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, SplitStatistics
-from finetune_api.v1alpha1.training import EvaluationSpec, Metric
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer.data.splits import Prepared

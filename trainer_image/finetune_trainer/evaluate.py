@@ -14,7 +14,7 @@ import torch
 from transformers import GenerationConfig
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.training import Metric
+from finetune_api.v1alpha1.evaluation import Metric
 from finetune_stage.rows import Row
 from finetune_stage.scores import RowScore
 from finetune_trainer.adapter import virtual_tokens

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.training import FromConfig
+from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_storage import fetch_model
 from finetune_trainer.head import Head, fit_padding, head_of
 from finetune_trainer.inputs import Inputs

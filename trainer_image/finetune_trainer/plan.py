@@ -27,8 +27,9 @@ from finetune_api.matrix import METRICS, SAMPLING_METHODS, foreign_metrics, refu
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.dataset import Split
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.training import EvaluationSpec, MethodSpec, Metric, TrainingSpec
+from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
 from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter

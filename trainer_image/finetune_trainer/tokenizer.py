@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.training import FromConfig
+from finetune_api.v1alpha1.base_model import FromConfig
 
 END_OF_TEXT, TURN_BEGIN, TURN_END, PADDING = SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 DEFAULT_POSITIONS = 2048

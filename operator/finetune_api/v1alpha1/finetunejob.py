@@ -15,11 +15,13 @@ from finetune_api.model import (
 )
 from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.adapterdeployment import Server, Traffic
+from finetune_api.v1alpha1.base_model import BaseModelSpec
 from finetune_api.v1alpha1.dataset import DatasetSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
-from finetune_api.v1alpha1.training import BaseModelSpec, EvaluationSpec, MethodSpec, TrainingSpec
+from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
 

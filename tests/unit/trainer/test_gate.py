@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_api.v1alpha1.training import GateRule
+from finetune_api.v1alpha1.evaluation import GateRule
 from finetune_stage.bootstrap import paired_bootstrap, paired_difference
 from finetune_stage.gate import NO_ROWS, Exams, decide
 from finetune_stage.scores import RowScore, confusion, correct, figures, majority_baseline, share, statistic

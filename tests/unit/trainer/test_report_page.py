@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from finetune_api.artifacts import PreparedSplit, Resolved, ResolvedAdapterSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
     Choice,
     Diagnosis,
@@ -14,7 +15,6 @@ from finetune_api.v1alpha1.finetunejob_status import (
     ResolvedBaseModel,
     SplitStatistics,
 )
-from finetune_api.v1alpha1.training import EvaluationSpec
 from finetune_trainer.report import Contents, page
 from finetune_trainer.report.curves import curve
 from prepared_jobs import spec_of, training

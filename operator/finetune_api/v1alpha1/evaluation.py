@@ -1,0 +1,79 @@
+"""How the result is judged: metrics, and the gate's rules."""
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from finetune_api.model import ApiModel, ShortText, cel
+
+Metric = Literal[
+    "Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "PreferenceAccuracy", "RewardMargin", "Reward"
+]
+Baseline = Literal["Base", "MajorityClass"]
+
+
+class GateRule(ApiModel):
+    """One thing the tuned model must reach on the test rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.beats)].exists(x, x)",
+                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
+            ),
+            (
+                "!has(self.beats) || self.metric in ['ExactMatch', 'Accuracy', 'PreferenceAccuracy']",
+                "beats is for ExactMatch, Accuracy and PreferenceAccuracy",
+            ),
+        )
+    )
+
+    metric: Metric
+    """Metric it is about."""
+    min: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """Lowest accepted value."""
+    max: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """Highest accepted value."""
+    max_ratio_to_base: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Highest accepted tuned / base."""
+    min_delta_versus_base: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """The lower bound of the 95 % paired bootstrap interval of the improvement on the base must be at least this. Of Loss and
+    Perplexity the improvement is base - tuned, of every other metric tuned - base."""
+    beats: Annotated[list[Baseline], Field(min_length=1, max_length=2)] | None = None
+    """The lower bound of the 95 % paired bootstrap interval of (tuned - baseline) must be above zero."""
+
+
+class EvaluationSpec(ApiModel):
+    """How base and tuned model are compared on the held-out rows."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.metrics) || !self.metrics.exists(m, m in ['Accuracy', 'MacroF1']) || has(self.labels)",
+                "metrics Accuracy and MacroF1 need labels: the list of allowed answers",
+            ),
+            (
+                "!has(self.gate) || !self.gate.exists(g, g.metric in ['Accuracy', 'MacroF1']) || has(self.labels)",
+                "a gate on Accuracy or MacroF1 needs labels: the list of allowed answers",
+            ),
+            (
+                "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.beats))",
+                "a gate against the base needs compareWithBase: true",
+            ),
+        )
+    )
+
+    metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
+    """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy and MacroF1. For
+    preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
+    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For grpo
+    also ExactMatch and Reward."""
+    labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
+    """The allowed answers; Accuracy is the share of rows whose most probable label is the right one,
+    MacroF1 the mean of the labels' F1."""
+    compare_with_base: bool = True
+    """Evaluate the base on the same rows."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Longest generated answer for ExactMatch; left out, that of the longest reference answer."""
+    gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None
+    """All must hold, or the job ends as GateFailed: its artifact is kept and marked, and no deployment accepts it."""
