@@ -59,3 +59,32 @@ def tiny_tokenizer():  # type: ignore[no-untyped-def]
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|endoftext|>", pad_token="<|pad|>", chat_template=CHAT_TEMPLATE
     )
+
+
+def write_tiny_bert(folder: Path, *, hidden_size: int = 64, layers: int = 2, seed: int = 0) -> Path:
+    """A masked-language BERT with the same vocabulary; its tokenizer puts [CLS] and [SEP] around a text. The folder."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+
+    inner = tiny_tokenizer().backend_tokenizer
+    inner.add_special_tokens(["[CLS]", "[SEP]"])
+    ids = [(token, inner.token_to_id(token)) for token in ("[CLS]", "[SEP]")]
+    inner.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ids)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, cls_token="[CLS]", sep_token="[SEP]", pad_token="<|pad|>", unk_token="<|endoftext|>"
+    )
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        initializer_range=0.1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    BertForMaskedLM(config).save_pretrained(folder)
+    return folder

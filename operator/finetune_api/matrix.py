@@ -13,7 +13,7 @@ MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo"
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 
-SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo")
+SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo", "classification")
 SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
 """They learn from rewards on answers the model samples itself."""
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ADAPTERS
@@ -36,6 +36,7 @@ METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "dpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "kto": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
+    "classification": ("Loss", "Accuracy", "MacroF1"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
     "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward"),
 }

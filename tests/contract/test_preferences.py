@@ -1,29 +1,21 @@
 """Methods that learn which of two answers is better: they learn it, and their files alone give the same figures."""
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
-from finetune_api.pods import JobConfig
+from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import MethodSpec
-from finetune_stage.rows import Row
-from finetune_stage.scores import EvaluationFile, RowScore
-from finetune_storage import fetch_folder
-from prepared_jobs import colour_chats, job_store, preferences, prepare_job, train_here, training, verdicts
+from finetune_stage.scores import RowScore
+from prepared_jobs import colour_chats, preferences, prepare_job, train_here, training, verdicts
+from published_models import ADAPTERS, loaded, published, scores
 from tiny_models import write_tiny_llama
 
-ADAPTERS = [
-    pytest.param(ResolvedAdapterSpec(type="Full"), 5e-3, id="Full"),
-    pytest.param(ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.1), 2e-2, id="LoRA"),
-    pytest.param(ResolvedAdapterSpec(type="QLoRA", rank=8, alpha=16, dropout=0.0), 2e-2, id="QLoRA"),
-]
 LORA = ADAPTERS[1].values[0]
 ROWS = {"train": preferences(96), "test": preferences(24, 200)}
 PREFERRED = EvaluationSpec(
@@ -48,58 +40,6 @@ def chats() -> dict[str, Any]:
         return [{"prompt": prompt, **both} for prompt, both in zip(asked, sides, strict=True)]
 
     return {"train": rows(96, 0), "test": rows(24, 200)}
-
-
-def published(config: JobConfig, secret: Path) -> EvaluationFile:
-    return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
-
-
-def scores_texts(config: JobConfig, secret: Path) -> bool:
-    """Whether the job's model has a head."""
-    return json.loads(job_store(config, secret.parent).get("resolved.json"))["method"] in ("reward", "classification")
-
-
-def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: str) -> tuple[Any, Any]:
-    """The published model and its tokenizer, made of the artifact's files and the base's."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
-
-    from finetune_trainer.head import load_scorer
-
-    key = "model" if adapter == "Full" else "adapter"
-    fetch_folder(job_store(config, secret.parent), key, tmp_path / key, None)
-    if (tmp_path / key / "config.json").exists() and scores_texts(config, secret):
-        return load_scorer(tmp_path / key, base, "cpu"), AutoTokenizer.from_pretrained(base)
-    if adapter == "Full":
-        return AutoModelForCausalLM.from_pretrained(tmp_path / key), AutoTokenizer.from_pretrained(tmp_path / key)
-    assert not [path for path in (tmp_path / key).rglob("*") if path.is_dir()], "one adapter, and no copy beside it"
-    quantised = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
-    )
-    model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantised if adapter == "QLoRA" else None)
-    return PeftModel.from_pretrained(model, tmp_path / key), AutoTokenizer.from_pretrained(base)
-
-
-def scores(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> list[RowScore]:
-    """The held-out rows under a model, by the method's own measure."""
-    from finetune_trainer import methods
-    from finetune_trainer.encode import encoder
-    from finetune_trainer.evaluate import Exam
-    from finetune_trainer.machine import Numerics
-
-    resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
-    ids = [each.id for each in published(config, secret).tuned]
-    exam = Exam(
-        encoder=encoder(tokenizer, resolved.format, False),
-        split="test",
-        rows=[Row(id_, row) for id_, row in zip(ids, rows, strict=True)],
-        metrics=frozenset(),
-        labels=(),
-        max_length=resolved.training.max_length,
-        max_new_tokens=0,
-        stop_tokens=[],
-    )
-    return methods.load(resolved.method).score(model, exam, Numerics("cpu", bf16=False))
 
 
 def assert_same(found: list[RowScore], stored: list[RowScore]) -> None:

@@ -18,19 +18,25 @@ PREFIX_SCALE = 0.1
 """PEFT draws a prefix with standard deviation 1, which drowns the keys and values of most models."""
 
 
-def add_adapter(model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM") -> Any:
+def add_adapter(
+    model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM", fresh: tuple[str, ...] = ()
+) -> Any:
     """The model with what learns: itself for Full, else a fresh adapter on a frozen base.
 
-    ``task`` is PEFT's task type; with SEQ_CLS the head learns too and is stored with the adapter. Raises Failure where the settings do not fit the base.
+    ``task`` is PEFT's task type. ``fresh`` names modules the base did not bring, as a new head: they learn whole and are stored with the
+    adapter. Raises Failure where the settings do not fit the base.
     """
     if adapter.type == "Full":
         return model
     from peft import get_peft_model
 
     _check_patterns(model, adapter)
+    config = CONFIGS[adapter.type](model, adapter, task)
+    if fresh:
+        config.modules_to_save = config.exclude_modules = list(fresh)
     torch.manual_seed(seed)
     try:
-        tuned = get_peft_model(model, CONFIGS[adapter.type](model, adapter, task))
+        tuned = get_peft_model(model, config)
     except ValueError as error:
         raise _misfit(model, adapter, error) from error
     if adapter.type == "Prefix":

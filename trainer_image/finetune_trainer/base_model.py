@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from finetune_api.matrix import MethodName
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
@@ -52,7 +53,7 @@ def from_config(stated: FromConfig) -> BaseFacts:
     return BaseFacts(ResolvedBaseModel(), positions, size >= LARGE, random=True, shape=shape)
 
 
-def inspect(base: ResolvedBaseModel, folder: Path, places: Places) -> BaseFacts:
+def inspect(base: ResolvedBaseModel, folder: Path, places: Places, method: MethodName) -> BaseFacts:
     """Fetch all but the weights into ``folder`` and refuse what could not be trained. Raises Failure."""
     secret = places.secret(base.secret_ref)
     pinned, files = pin_model(base, secret, secret_wait=places.secret_wait)
@@ -65,7 +66,7 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places) -> BaseFacts:
         secret_wait=places.secret_wait,
     )
     _check_no_code(folder, str(base.uri))
-    config = _config(folder, str(base.uri))
+    config = _config(folder, str(base.uri), method)
     return BaseFacts(
         ResolvedBaseModel.model_validate(pinned.model_dump()),
         getattr(config, "max_position_embeddings", None),
@@ -75,9 +76,9 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places) -> BaseFacts:
     )
 
 
-def check_vocabulary(tokenizer: Any, folder: Path, uri: str) -> None:
+def check_vocabulary(tokenizer: Any, folder: Path, uri: str, method: MethodName) -> None:
     """Every token must have a row in the embedding."""
-    entries, highest = _config(folder, uri).vocab_size, max(tokenizer.get_vocab().values())
+    entries, highest = _config(folder, uri, method).vocab_size, max(tokenizer.get_vocab().values())
     if highest >= entries:
         raise Failure(
             Reason.MODEL_NOT_FOUND,
@@ -114,10 +115,11 @@ def _check_no_code(folder: Path, uri: str) -> None:
             )
 
 
-def _config(folder: Path, uri: str) -> Any:
-    """The text model's configuration. Raises Failure unless it is a causal language model that can be trained."""
+def _config(folder: Path, uri: str, method: MethodName) -> Any:
+    """The text model's configuration. Raises Failure unless it is a model that the method can train."""
     import transformers
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES as CLASSIFYING
 
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -128,7 +130,9 @@ def _config(folder: Path, uri: str) -> Any:
             f"{uri}: config.json cannot be used with transformers {transformers.__version__}: {first[:300]}",
         ) from error
     stated = getattr(config, "architectures", None) or []
-    if config.model_type not in CAUSAL or (stated and not set(stated) & _class_names(CAUSAL)):
+    if method == "classification" and config.model_type in CLASSIFYING:
+        pass  # encoders too
+    elif config.model_type not in CAUSAL or (stated and not set(stated) & _class_names(CAUSAL)):
         raise Failure(
             Reason.MODEL_NOT_FOUND,
             f"{uri}: {', '.join(stated) or config.model_type} is not a causal language model of transformers "

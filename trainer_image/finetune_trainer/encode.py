@@ -52,6 +52,9 @@ class Encoder:
             return max(self.pair(fields).sides(), key=lambda side: len(side.input_ids))
         if self.format == "Unpaired":
             return self.answer(fields)
+        if self.format == "Classification":
+            ids = self._closed(fields["text"])
+            return Example(ids, list(ids))
         if self.format == "Messages":
             return self._conversation(fields)
         if self.format == "PromptCompletion" and self.answers_only:
@@ -131,6 +134,13 @@ class Encoder:
         )
         return list(rendered["input_ids"])
 
+    def _closed(self, text: str) -> list[int]:
+        """A text to be judged, with what the tokenizer puts around it; where that is nothing, with the end token."""
+        ids = list(self.tokenizer(text)["input_ids"])
+        if self.tokenizer.sep_token_id in ids or ids[-1:] == [self.tokenizer.eos_token_id]:
+            return ids
+        return [*ids, self.tokenizer.eos_token_id]
+
     def _document(self, text: str) -> list[int]:
         ids = self._ids(text)
         return ids if ids[-1:] == [self.tokenizer.eos_token_id] else [*ids, self.tokenizer.eos_token_id]
@@ -147,7 +157,7 @@ class Encoder:
 
 def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool) -> Encoder:
     """The encoder of a format. Raises Failure where the tokenizer cannot express it."""
-    if tokenizer.eos_token_id is None:
+    if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
     template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
     return Encoder(tokenizer, format_, answers_only, template)

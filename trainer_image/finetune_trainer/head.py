@@ -8,8 +8,10 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.artifacts import Resolved
+from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_trainer.evaluate import batches, padded
 
+MULTI = "multi_label_classification"
 BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 
 
@@ -33,7 +35,15 @@ class Head(NamedTuple):
 
 def head_of(resolved: Resolved) -> Head | None:
     """None for methods whose models write text."""
-    return Head(("reward",), "regression") if resolved.method == "reward" else None
+    if resolved.method == "reward":
+        return Head(("reward",), "regression")
+    return class_head(resolved) if resolved.method == "classification" else None
+
+
+def class_head(resolved: Resolved) -> Head:
+    """One score for each class."""
+    stated = resolved.method_settings.classification or ClassificationMethod()
+    return Head(tuple(stated.labels or ()), MULTI if stated.multi_label else "single_label_classification")
 
 
 def fit_padding(model: Any, tokenizer: Any) -> None:

@@ -37,6 +37,8 @@ class Base(NamedTuple):
     tokenizer: Any
     stored_dtype: torch.dtype
     """Of its weights as stored: a Full model is evaluated and published in it too."""
+    fresh: tuple[str, ...] = ()
+    """Names of the modules that are random, as a new head: they learn and are stored with any adapter."""
 
 
 def load_base(inputs: Inputs, numerics: Numerics) -> Base:
@@ -55,10 +57,10 @@ def load_base(inputs: Inputs, numerics: Numerics) -> Base:
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
         head = head_of(resolved)
         torch.manual_seed(resolved.training.seed)  # a new head is random, in every attempt alike
-        model = _from_folder(folder, resolved.adapter, numerics, head)
+        model, fresh = _from_folder(folder, resolved.adapter, numerics, head)
     if head:
         fit_padding(model, tokenizer)
-    return Base(model, tokenizer, stored)
+    return Base(model, tokenizer, stored, fresh)
 
 
 @contextmanager
@@ -73,14 +75,16 @@ def naming(what: str) -> Iterator[None]:
         raise Failure(Reason.MODEL_NOT_FOUND, f"{what} cannot be loaded as a language model: {first}") from error
 
 
-def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics, head: Head | None) -> Any:
+def _from_folder(
+    folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics, head: Head | None
+) -> tuple[Any, tuple[str, ...]]:
     if (folder / "adapter_config.json").exists():
         raise ValueError("it is an adapter, not a whole model; name the base it was made for")
     quantised = adapter.type in QUANTISED
     # Weights that learn are kept in float32: bfloat16 would swallow small updates. Frozen ones need not be.
     small = adapter.type != "Full" and numerics.device == "cuda" and numerics.bf16
     kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
-    model = kind.from_pretrained(
+    model, report = kind.from_pretrained(
         folder,
         **(head.settings() if head else {}),
         dtype=torch.bfloat16 if small else torch.float32,
@@ -89,15 +93,18 @@ def _from_folder(folder: Path, adapter: ResolvedAdapterSpec, numerics: Numerics,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
+        output_loading_info=True,
     )
     if quantised:
         keep_quantised_weights_in_place(model)
-    return model
+    return model, tuple(sorted({name.rpartition(".")[0] for name in report["missing_keys"]})) if head else ()
 
 
 def _nf4(numerics: Numerics, head: Head | None) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
-        llm_int8_skip_modules=["score", "classifier"] if head else None,  # a new head learns in full
+        llm_int8_skip_modules=["score", "classifier", "pooler.dense", "pre_classifier", "head.dense"]
+        if head
+        else None,  # a new head learns in full
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,

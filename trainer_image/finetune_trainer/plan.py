@@ -80,7 +80,7 @@ def decide(seen: Situation, choices: Choices) -> Plan:
         raise Failure(Reason.CONFIG_INVALID, sentence)
     seen = seen._replace(base=seen.base.with_room_for(adapter.virtual_tokens))
     evaluation = _evaluation(seen, choices)
-    method = settings(seen.method, seen.spec.method or MethodSpec(), choices)
+    method = settings(seen.method, seen.spec.method or MethodSpec(), choices, seen.classes)
     training, forecast = _training(seen, adapter, choices)
     return Plan(adapter, training, evaluation, method, forecast)
 

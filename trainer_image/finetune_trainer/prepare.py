@@ -21,6 +21,7 @@ from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer import base_model, delegation
 from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
 from finetune_trainer.data.examining import Examined, Looking, examine
 from finetune_trainer.data.preview import write_preview
@@ -61,7 +62,7 @@ def run(config: JobConfig, places: Places) -> Outcome:
         if base is None:
             return delegation.publish(config, data, choices, store, places)
         checked = Checked(base, data, _examined(config, places, data, progress), sources)
-    plan = decide(Situation(config.spec, base, checked.found.lengths), choices)
+    plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data)), choices)
     return _publish(config, checked, plan, choices, store, places)
 
 
@@ -91,6 +92,14 @@ def _tell(reporter: Reporter, step: str, done: int, total: int | None) -> None:
     reporter.send(Report(trainer_status=TrainerStatus(progress_percentage=percentage, metrics=[metric])))
 
 
+def _classes(config: JobConfig, data: Prepared) -> Classes | None:
+    """None for other methods than classification."""
+    if data.format != "Classification":
+        return None
+    stated = config.spec.method.classification if config.spec.method else None
+    return classes_of(data.files, stated.labels if stated else None)
+
+
 def _writable_output(config: JobConfig, places: Places) -> Store:
     """The job's folder, into which an object was just written and deleted."""
     output = config.spec.output
@@ -116,7 +125,7 @@ def _base(config: JobConfig, places: Places) -> BaseFacts:
         return base_model.from_config(stated)
     if config.base_model.uri is None:
         raise Failure(Reason.CONFIG_INVALID, "baseModel has no address: neither uri nor fromConfig is set")
-    return base_model.inspect(config.base_model, _base_folder(places), places)
+    return base_model.inspect(config.base_model, _base_folder(places), places, method_of(config.spec))
 
 
 def _tokenizer(config: JobConfig, places: Places, data: Prepared) -> Any:
@@ -125,7 +134,7 @@ def _tokenizer(config: JobConfig, places: Places, data: Prepared) -> Any:
         return train_tokenizer(data.files["train"], stated, places.work_dir / TOKENIZER)
     folder, uri = _base_folder(places), str(config.base_model.uri)
     tokenizer = load_tokenizer(folder, uri)
-    base_model.check_vocabulary(tokenizer, folder, uri)
+    base_model.check_vocabulary(tokenizer, folder, uri, method_of(config.spec))
     return tokenizer
 
 

@@ -63,7 +63,8 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     exam = compare.make_exam(inputs, encoder, stops, judge)
     base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
 
-    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, "CAUSAL_LM" if writes else "SEQ_CLS")
+    task = "CAUSAL_LM" if writes else "SEQ_CLS"
+    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, task, base.fresh)
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work)

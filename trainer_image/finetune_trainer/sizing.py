@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.finetunejob_status import MemoryPlan
 from finetune_api.v1alpha1.training import TrainingSpec
 from finetune_trainer import fitting
 from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.data.classes import Classes
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
 from finetune_trainer.memory import Load
@@ -28,6 +29,8 @@ class Situation(NamedTuple):
     spec: FineTuneJobSpec
     base: BaseFacts
     lengths: Mapping[SplitName, Lengths]
+    classes: Classes | None = None
+    """classification: the rows' classes."""
 
     @property
     def method(self) -> MethodName:

@@ -8,14 +8,25 @@ kto              1e-6     1e-5      1        beta 0.1, loss Kto, both weights 1
 orpo             8e-6     8e-5      1        beta 0.1
 reward           1e-5     1e-4      1
 grpo             1e-6     1e-5      1        see :mod:`finetune_trainer.sampling`
+classification   2e-5     2e-4      3        the training rows' classes
 """
 
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
 from finetune_api.matrix import MethodName
-from finetune_api.v1alpha1.methods import DpoLoss, DpoMethod, KtoLoss, KtoMethod, OrpoMethod, RewardMethod
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.methods import (
+    ClassificationMethod,
+    DpoLoss,
+    DpoMethod,
+    KtoLoss,
+    KtoMethod,
+    OrpoMethod,
+    RewardMethod,
+)
 from finetune_api.v1alpha1.training import MethodSpec
+from finetune_trainer.data.classes import Classes
 
 T = TypeVar("T")
 
@@ -46,13 +57,18 @@ USUAL: Mapping[MethodName, Usual] = {
     "orpo": Usual(8e-6, 8e-5, 1.0, sides=2),
     "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
     "grpo": Usual(1e-6, 1e-5, 1.0),
+    "classification": Usual(2e-5, 2e-4, 3.0),
 }
 
 
-def settings(method: MethodName, stated: MethodSpec, choices: Take) -> MethodSpec:
+def settings(method: MethodName, stated: MethodSpec, choices: Take, classes: Classes | None = None) -> MethodSpec:
     """The method's member with nothing left out; those of sft and cpt are decided with the training."""
     if method == "dpo":
         return MethodSpec(dpo=_dpo(stated.dpo or DpoMethod(), choices))
+    if method == "classification" and classes is not None:
+        return MethodSpec(
+            classification=_classification(stated.classification or ClassificationMethod(), classes, choices)
+        )
     if method == "kto":
         return MethodSpec(kto=_kto(stated.kto or KtoMethod(), choices))
     if method == "orpo":
@@ -93,3 +109,17 @@ def _kto(stated: KtoMethod, choices: Take) -> KtoMethod:
         desirable_weight=choices.take("method.kto.desirableWeight", stated.desirable_weight, 1.0, "usual"),
         undesirable_weight=choices.take("method.kto.undesirableWeight", stated.undesirable_weight, 1.0, "usual"),
     )
+
+
+def _classification(stated: ClassificationMethod, classes: Classes, choices: Take) -> ClassificationMethod:
+    several = choices.take("method.classification.multiLabel", stated.multi_label, classes.several, "as the rows are")
+    if classes.several and not several:
+        raise Failure(
+            Reason.DATA_INVALID,
+            "method.classification.multiLabel is false, but there are rows with several classes or none; leave it out",
+        )
+    names = stated.labels or list(classes.names)
+    if stated.labels is None:
+        shown = ", ".join(names)[:200]  # there may be a thousand
+        choices.take("method.classification.labels", None, shown, "those of the training rows, sorted")
+    return ClassificationMethod(multi_label=several, labels=names)

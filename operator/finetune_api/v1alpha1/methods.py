@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, cel
+from finetune_api.model import ApiModel, ShortText, cel
 
 DpoLoss = Literal[
     "Sigmoid",
@@ -86,3 +86,12 @@ class KtoMethod(ApiModel):
     """Weight of good answers; left out, 1. Where there are few of them, give them more."""
     undesirable_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     """Weight of bad answers; left out, 1."""
+
+
+class ClassificationMethod(ApiModel):
+    """Sequence classification by a new head, on a decoder or an encoder (BERT and its like); its artifact is not served."""
+
+    multi_label: bool | None = None
+    """Whether a text can have several classes, or none; left out, whether a row has."""
+    labels: Annotated[list[ShortText], Field(min_length=2, max_length=1000)] | None = None
+    """The classes, in the order of the head's scores; left out, those of the training rows in alphabetical order."""

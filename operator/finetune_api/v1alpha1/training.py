@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, NotYet, at_most_one, cel, exactly_one
-from finetune_api.v1alpha1.methods import DpoMethod, KtoMethod, OrpoMethod, RewardMethod
+from finetune_api.v1alpha1.methods import ClassificationMethod, DpoMethod, KtoMethod, OrpoMethod, RewardMethod
 from finetune_api.v1alpha1.reinforcement import GrpoMethod
 
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -52,8 +52,8 @@ class MethodSpec(ApiModel):
     """RLHF with proximal policy optimisation; not supported yet."""
     grpo: GrpoMethod | None = None
     """Group-relative policy optimisation: reinforcement learning on sampled answers."""
-    classification: NotYet | None = None
-    """Sequence classification; not supported yet."""
+    classification: ClassificationMethod | None = None
+    """Sequence classification."""
 
 
 class TrainingSpec(ApiModel):

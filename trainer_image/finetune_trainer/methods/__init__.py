@@ -15,7 +15,10 @@ from finetune_stage.scores import RowScore
 from finetune_trainer.encode import Encoder, Fields
 from finetune_trainer.methods.lesson import Lesson
 
-MODULES = {name: f"finetune_trainer.methods.{name}" for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo")}
+MODULES = {
+    name: f"finetune_trainer.methods.{name}"
+    for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo", "classification")
+}
 
 
 class Method(Protocol):

@@ -1,0 +1,63 @@
+"""The classes of texts to classify: those that occur, and what cannot be learned from them."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from finetune_api.reasons import Failure, Reason
+from finetune_trainer.data.sources import SplitName
+
+MOST = 1000
+LONGEST = 256
+"""Characters of a name."""
+
+
+class Classes(NamedTuple):
+    """What the rows' labels are."""
+
+    names: tuple[str, ...]
+    """Sorted; the head has one score for each."""
+    several: bool
+    """Whether a row has more than one, or none."""
+
+
+def classes_of(files: dict[SplitName, Path], stated: list[str] | None) -> Classes:
+    """Of the training rows, or as stated. Raises Failure where they cannot be learned or a held-out row has another."""
+    counts, several = _count(files["train"])
+    if stated and (foreign := sorted(set(counts) - set(stated))):
+        raise Failure(
+            Reason.DATA_INVALID, f"train has class {foreign[0]!r}, which is none of method.classification.labels"
+        )
+    names = tuple(stated or sorted(counts))
+    if not 2 <= len(names) <= MOST:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"the training rows have {len(names)} classes; classification needs 2 to {MOST}: is the column of the label right "
+            "(dataset.columns)?",
+        )
+    if too_long := [name for name in names if len(name) > LONGEST]:
+        raise Failure(
+            Reason.DATA_INVALID, f"class {too_long[0][:40]!r}… has over {LONGEST} characters: a class is a name"
+        )
+    for split, path in files.items():
+        found, more = _count(path)
+        several |= more
+        if unseen := sorted(set(found) - set(counts)):
+            raise Failure(
+                Reason.DATA_INVALID,
+                f"{split} has class {unseen[0]!r}, which no training row has, so that it cannot be learned; "
+                f"the training rows have {', '.join(sorted(counts)[:20])}",
+            )
+    return Classes(names, several)
+
+
+def _count(path: Path) -> tuple[Counter[str], bool]:
+    counts: Counter[str] = Counter()
+    several = False
+    with path.open("rb") as file:
+        for line in file:
+            labels = json.loads(line)["labels"]
+            counts.update(labels)
+            several |= len(labels) != 1
+    return counts, several
