@@ -81,7 +81,9 @@ class SplitReport(ApiModel):
     labels: Counts
     """Rows per class (Classification), or per answer where evaluation.labels names them."""
     languages: Counts
-    """Of a sample of the rows; language codes as of ISO 639-1."""
+    """Of languageRows rows; language codes as of ISO 639-1."""
+    language_rows: int
+    """Rows whose language was told: all of them, or at most 2000, evenly spread."""
     refused_answers: int
     """Answers that begin as a refusal ("I'm sorry, but …")."""
     secrets: Counts

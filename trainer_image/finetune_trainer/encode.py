@@ -4,6 +4,7 @@ Labels are -100 where nothing is learned. An answer is a completion, or the last
 with its end token; a prompt is everything before it, exactly as a server would see it.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -233,8 +234,8 @@ def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int
 
 def _shared(one: list[int], other: list[int]) -> int:
     """How many tokens two sequences begin with together."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((place for place, (left, right) in pairs if left != right), min(len(one), len(other)))
+    shorter = range(min(len(one), len(other)))
+    return bisect_left(shorter, True, key=lambda place: one[: place + 1] != other[: place + 1])
 
 
 def _last(ids: list[int], wanted: set[int]) -> int:

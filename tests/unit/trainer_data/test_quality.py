@@ -10,7 +10,7 @@ from finetune_trainer.data.contamination import TEMPLATE_ROWS, Guarded
 from finetune_trainer.data.near import HASHES, near_duplicates, signature
 from finetune_trainer.data.privacy import PERSONAL, SECRETS, kinds
 from finetune_trainer.data.reporting import EDGES, histogram
-from finetune_trainer.data.survey import REFUSAL, Survey, counts
+from finetune_trainer.data.survey import LANGUAGE_ROWS, REFUSAL, Survey, counts
 from finetune_trainer.data.words import own_text, runs
 
 
@@ -159,14 +159,20 @@ class TestSurvey:
     def test_rows_are_counted_by_kind(self) -> None:
         survey = Survey(4, frozenset())
         for text, labels in (("ada@example.org und das ist alles", ["b"]), ("Das ist ein deutscher Satz.", ["a", "b"])):
-            survey.add({"text": text, "labels": labels})
+            survey.add({"text": text, "labels": labels}, text)
         assert [(count.name, count.rows) for count in counts(survey.labels)] == [("b", 2), ("a", 1)]
         assert survey.sensitive == 1
         assert survey.languages == {"de": 2}
 
+    def test_languages_are_those_of_a_sample_over_all_rows(self) -> None:
+        survey = Survey(3 * LANGUAGE_ROWS - 1, frozenset())
+        for _ in range(3 * LANGUAGE_ROWS - 1):
+            survey.add({"text": ""}, "")
+        assert survey.languages.total() == LANGUAGE_ROWS
+
     def test_answers_are_classes_where_the_evaluation_names_them(self) -> None:
         survey = Survey(1, frozenset({"yes", "no"}))
-        survey.add({"prompt": "Is it?", "completion": " yes"})
+        survey.add({"prompt": "Is it?", "completion": " yes"}, "Is it? yes")
         assert survey.labels == {"yes": 1}
 
 

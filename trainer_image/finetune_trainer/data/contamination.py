@@ -26,7 +26,7 @@ class Guarded:
         self.name = name
         self.rows = 0
         """Training rows that contain one of them."""
-        found = [runs(text, RUN, whole=False) for text in texts]
+        found = [np.unique(runs(text, RUN, whole=False)) for text in texts]  # a row counts once
         known, counts = np.unique(np.concatenate([np.empty(0, np.uint64), *found]), return_counts=True)
         self._known: Hashes = known[counts <= TEMPLATE_ROWS]
 

@@ -4,8 +4,10 @@ through, compared with what is held out, and left out where the dataset says so.
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
@@ -16,7 +18,7 @@ from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import HELD_OUT_FIRST, SplitName
 from finetune_trainer.data.splits import Prepared
 from finetune_trainer.data.survey import Survey
-from finetune_trainer.data.tokenizing import Remembering, ToolCheck, texts_of
+from finetune_trainer.data.tokenizing import Remembering, ToolCheck, one_ahead, texts_of
 from finetune_trainer.data.words import own_text, runs
 from finetune_trainer.encode import Encoder, Example
 
@@ -71,10 +73,11 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
     with kept.open("wb") as out:
         for line, row, example in _encoded(path, split, looking.encoder):
             progress.step()
-            if _leave_out(row, example, split, looking, found):
+            text = own_text(row)
+            if _leave_out(text, example, split, looking, found):
                 continue
             lengths.add(example)
-            survey.add(row)
+            survey.add(row, text)
             out.write(line)
     kept.replace(path)
     if not lengths.tokens:
@@ -85,14 +88,14 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
         )
 
 
-def _leave_out(row: Row, example: Example, split: SplitName, looking: Looking, found: Examined) -> bool:
+def _leave_out(text: str, example: Example, split: SplitName, looking: Looking, found: Examined) -> bool:
     quality, tokens = looking.quality, len(example.input_ids)
     if tokens < (quality.min_tokens or 0) or tokens > (quality.max_tokens or tokens):
         found.out_of_range += 1
         return True
     if split != "train" or not found.guarded:
         return False
-    said = runs(own_text(row), RUN, whole=False)
+    said = runs(text, RUN, whole=False)
     met = [guarded.meets(said) for guarded in found.guarded]  # each counts for itself
     found.overlapping += any(met)
     found.contaminated += any(met) and quality.decontaminate is True
@@ -101,16 +104,26 @@ def _leave_out(row: Row, example: Example, split: SplitName, looking: Looking, f
 
 def _encoded(path: Path, split: SplitName, encoder: Encoder) -> Iterator[tuple[bytes, Row, Example]]:
     """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
-    tokenizer = Remembering(encoder.tokenizer)
-    remembering = replace(encoder, tokenizer=tokenizer)
-    encode = remembering.training if split == "train" else remembering.answer
     tools = ToolCheck(encoder.tokenizer)
-    for lines in _batches(path):
-        rows = [json.loads(line) for line in lines]
-        tokenizer.remember([text for row in rows for text in texts_of(row)])
-        for line, row in zip(lines, rows, strict=True):
+    for batch in one_ahead(partial(_tokenised, lines, encoder) for lines in _batches(path)):
+        encode = batch.encoder.training if split == "train" else batch.encoder.answer
+        for line, row in zip(batch.lines, batch.rows, strict=True):
             tools.check(row)
             yield line, row, encode(row)
+
+
+class _Batch(NamedTuple):
+    """Rows, and an encoder that knows the tokens of their texts."""
+
+    lines: list[bytes]
+    rows: list[Row]
+    encoder: Encoder
+
+
+def _tokenised(lines: list[bytes], encoder: Encoder) -> _Batch:
+    rows = [json.loads(line) for line in lines]
+    tokenizer = Remembering(encoder.tokenizer, [text for row in rows for text in texts_of(row)])
+    return _Batch(lines, rows, replace(encoder, tokenizer=tokenizer))
 
 
 def _batches(path: Path) -> Iterator[list[bytes]]:

@@ -23,10 +23,12 @@ class Lengths:
         """Note a row."""
         self.tokens.append(len(example.input_ids))
         # As in training: nothing predicts the first token.
-        learned = [place for place, label in enumerate(example.labels) if place and label != IGNORED]
-        self.learned_from.append(learned[0] if learned else 2**32 - 1)
-        self.learned.append(len(learned))
-        self.longest_answer = max(self.longest_answer, len(learned))
+        labels = example.labels
+        learned = len(labels) - labels.count(IGNORED) - (labels[:1] not in ([], [IGNORED]))
+        first = next((place for place in range(1, len(labels)) if labels[place] != IGNORED), 2**32 - 1)
+        self.learned_from.append(first)
+        self.learned.append(learned)
+        self.longest_answer = max(self.longest_answer, learned)
 
     def percentile(self, share: float) -> int:
         """The length that this share of the rows does not exceed."""

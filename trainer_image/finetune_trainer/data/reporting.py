@@ -69,6 +69,7 @@ def _split(name: SplitName, lengths: Lengths, survey: Survey, limit: int | None)
         answer_lengths=histogram(lengths.learned),
         labels=counts(survey.labels),
         languages=counts(survey.languages),
+        language_rows=survey.languages.total(),
         refused_answers=survey.refusals,
         secrets=counts(survey.secrets),
         personal_data=counts(survey.personal),

@@ -2,14 +2,15 @@
 
 import re
 from collections import Counter
+from math import ceil
 
 from finetune_api.data_report import MOST_COUNTS, Count
 from finetune_trainer.data.fields import Row
 from finetune_trainer.data.privacy import PERSONAL, SECRETS, kinds
-from finetune_trainer.data.words import answer_text, own_text
+from finetune_trainer.data.words import answer_text
 
 LANGUAGE_ROWS = 2000
-"""Rows whose language is looked at, evenly spread; telling a language takes longer than everything else."""
+"""Rows at most whose language is looked at, evenly spread; telling a language takes longer than everything else."""
 REFUSAL = re.compile(
     r"\s*(?:i['\u2019]?m (?:very |so )?sorry,? (?:but )?(?:i |as an )"
     r"|sorry,? (?:but )?i (?:can|am|do)"
@@ -33,12 +34,12 @@ class Survey:
         self.sensitive = 0
         """Rows with a secret or personal data."""
         self._answers = answers
-        self._every = max(1, rows // LANGUAGE_ROWS)
+        self._every = ceil(rows / LANGUAGE_ROWS) or 1
         self._seen = 0
 
-    def add(self, row: Row) -> None:
-        """Note a row."""
-        text, answer = own_text(row), answer_text(row)
+    def add(self, row: Row, text: str) -> None:
+        """Note a row, and all that it says by itself."""
+        answer = answer_text(row)
         secrets, personal = kinds(text, SECRETS), kinds(text, PERSONAL)
         self.secrets.update(secrets)
         self.personal.update(personal)

@@ -1,29 +1,45 @@
 """Many texts tokenised at once, in parallel, for an encoder that asks for one at a time; and whether tools are rendered."""
 
 import json
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.data.fields import Row
 
+T = TypeVar("T")
+
 
 class Remembering:
-    """A tokenizer that knows the texts of the rows at hand; anything else it hands on to the tokenizer it stands for."""
+    """A tokenizer that knows the texts of the rows at hand, which it tokenised in one call; anything else it hands on to the
+    tokenizer it stands for."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, texts: list[str]) -> None:
+        encoded = tokenizer(texts, return_attention_mask=False)["input_ids"] if texts else []
         self._tokenizer = tokenizer
-        self._known: dict[str, dict[str, list[int]]] = {}
-
-    def remember(self, texts: list[str]) -> None:
-        """Tokenise texts in one call, in place of those remembered so far."""
-        encoded = self._tokenizer(texts, return_attention_mask=False)["input_ids"] if texts else []
         self._known = {text: {"input_ids": ids} for text, ids in zip(texts, encoded, strict=True)}
+        # Asked for with every row, and looked up slowly.
+        self.eos_token, self.eos_token_id = tokenizer.eos_token, tokenizer.eos_token_id
 
     def __call__(self, text: str) -> Any:
         return self._known.get(text) or self._tokenizer(text)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
+
+
+def one_ahead(work: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """Results of calls, in their order; the next is made while one is looked at. Tokenizers leave the interpreter to others."""
+    ahead: deque[Future[T]] = deque()
+    with ThreadPoolExecutor(1) as thread:
+        for call in work:
+            ahead.append(thread.submit(call))
+            if len(ahead) > 1:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def texts_of(row: Row) -> list[str]:
