@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_delegate.provider import Provider
-from finetune_delegate.rows import answer_of, chat_of
+from finetune_stage.chats import answer_of, chat_of
 from finetune_stage.gate import Exams, decide
 from finetune_stage.rows import Row, Splits, held_out
 from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share

@@ -15,12 +15,12 @@ import openai
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel
-from finetune_delegate import rows as conversion
-from finetune_delegate.openai_shapes import method_of, row_of, timestamp, view_of
+from finetune_delegate.openai_shapes import method_of, timestamp, view_of
 from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
-from finetune_delegate.provider import Chat, Logged, Task, Unsure, View
+from finetune_delegate.provider import Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
-from finetune_stage.rows import Row
+from finetune_stage.chats import Chat
+from finetune_stage.openai_rows import messages_of
 from finetune_storage.credentials import read_secret
 
 T = TypeVar("T")
@@ -29,9 +29,6 @@ USUAL_URL = "https://api.openai.com/v1"
 KEY = "OPENAI_API_KEY"
 UID = "finetune-uid"
 TIMEOUT_SECONDS = 60.0
-MIN_ROWS = 10
-MAX_FILE_BYTES = 512 * 2**20
-"""OpenAI's documented limits; another service has its own, and says so when it refuses a file."""
 
 
 class OpenAIService:
@@ -57,20 +54,6 @@ class OpenAIService:
             timeout=TIMEOUT_SECONDS,
             http_client=httpx2.Client(verify=verify, transport=transport, timeout=TIMEOUT_SECONDS),
         )
-
-    def convert(self, split: str, rows: list[Row], path: Path) -> None:
-        """Messages, or OpenAI's preference shape."""
-        own = self._backend.base_url is None
-        if own and split == "train" and len(rows) < MIN_ROWS:
-            raise Failure(
-                Reason.DATA_INVALID, f"{len(rows)} training rows; OpenAI takes at least {MIN_ROWS} (after the split)"
-            )
-        size = conversion.write(rows, lambda number, row: row_of(row), path)
-        if own and size > MAX_FILE_BYTES:
-            raise Failure(
-                Reason.DATA_INVALID,
-                f"the {split} rows are {size / 2**20:.0f} MiB; OpenAI takes files of at most {MAX_FILE_BYTES // 2**20} MiB",
-            )
 
     def upload(self, split: str, path: Path) -> str:
         """A file named with the job's uid; an earlier attempt's of the same size is used in place."""
@@ -188,7 +171,7 @@ class OpenAIService:
         """Greedy."""
         # OpenAI's newer models take only the newer name, other services often only the older one.
         limit = "max_tokens" if self._backend.base_url else "max_completion_tokens"
-        asked: dict[str, Any] = {"model": model, "messages": chat, "temperature": 0, limit: max_tokens}
+        asked: dict[str, Any] = {"model": model, "messages": messages_of(chat), "temperature": 0, limit: max_tokens}
         done = self._ask(lambda: self._client.chat.completions.create(**asked), f"an answer of {model}")
         return done.choices[0].message.content or ""
 

@@ -8,9 +8,7 @@ from openai.types.fine_tuning import FineTuningJob
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend
-from finetune_delegate import rows as conversion
 from finetune_delegate.provider import UNKNOWN, End, View
-from finetune_stage.rows import Row
 
 STATES: dict[str, tuple[str, End | None]] = {
     "validating_files": ("ValidatingFiles", None),
@@ -35,19 +33,6 @@ def method_of(spec: FineTuneJobSpec, backend: OpenAIBackend) -> dict[str, Any] |
     hyperparameters = {key: value for key, value in stated.items() if value is not None}
     name = "supervised" if dpo is None else "dpo"
     return {"type": name, name: {"hyperparameters": hyperparameters}}
-
-
-def row_of(row: Row) -> dict[str, Any]:
-    """A row of the training file."""
-    if conversion.is_pair(row):
-        better, worse = conversion.pair_of(row)
-        return {
-            "input": {"messages": conversion.chat_of(row)},
-            "preferred_output": [{"role": "assistant", "content": better}],
-            "non_preferred_output": [{"role": "assistant", "content": worse}],
-        }
-    tools = {"tools": row.fields["tools"]} if row.fields.get("tools") else {}
-    return {"messages": conversion.turns_of(row), **tools}
 
 
 def view_of(job: FineTuningJob, checkpoints: tuple[Checkpoint, ...] = ()) -> View:

@@ -5,16 +5,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from finetune_api.pods import JobConfig
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import ProviderModel
+from finetune_stage.chats import Chat
 from finetune_stage.outcome import Places
-from finetune_stage.rows import Row
 
-Chat = list[dict[str, Any]]
-"""Messages with role and content; the last one is the user's."""
 End = Literal["Succeeded", "Failed", "Cancelled"]
 UNKNOWN = "Unknown"
 
@@ -81,9 +79,6 @@ class Task:
 
 class Provider(Protocol):
     """A service that tunes models. Every method raises Failure for an end, and waits out what may pass."""
-
-    def convert(self, split: str, rows: list[Row], path: Path) -> None:
-        """Write rows as the provider reads them, within its limits. Raises Failure(DATA_INVALID) naming split and row."""
 
     def upload(self, split: str, path: Path) -> str:
         """The provider's name of a converted file; one that lies there already is used in place."""

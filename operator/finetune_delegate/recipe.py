@@ -4,7 +4,7 @@ An attempt may end at any point; the next one goes on from what the provider and
 """
 
 import os
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,31 +12,40 @@ from pydantic import ValidationError
 from finetune_api.artifacts import RESOLVED, ResolvedDelegation
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_delegate.course import Course
 from finetune_delegate.examine import examine
 from finetune_delegate.follow import cancel_all, follow, submitted
 from finetune_delegate.provider import Provider, Task
 from finetune_delegate.publish import Result, publish
+from finetune_stage.provider_rows import SENT, lines, shape_of
 from finetune_stage.record import published
 from finetune_stage.report import Reporter, destination
 from finetune_stage.rows import Splits, fetch_rows, open_output
 from finetune_storage import Store
 
-UPLOADED = ("train", "validation")
+
+def backend_of(task: Task) -> VertexBackend | OpenAIBackend:
+    """The provider's settings."""
+    stated = task.config.spec.backend
+    backend = stated and (stated.vertex or stated.openai)
+    if backend is None:
+        raise Failure(
+            Reason.CONFIG_INVALID, "spec.backend names no provider; finetune_delegate knows openai and vertex"
+        )
+    return backend
 
 
 def provider_of(task: Task) -> Provider:
     """The service the spec names; its library is imported here, when first needed."""
-    backend = task.config.spec.backend
-    if backend is not None and backend.openai is not None:
+    backend = backend_of(task)
+    if isinstance(backend, OpenAIBackend):
         from finetune_delegate.openai_service import OpenAIService
 
-        return OpenAIService(task, backend.openai)
-    if backend is not None and backend.vertex is not None:
-        from finetune_delegate.vertex_service import VertexService
+        return OpenAIService(task, backend)
+    from finetune_delegate.vertex_service import VertexService
 
-        return VertexService(task, backend.vertex)
-    raise Failure(Reason.CONFIG_INVALID, "spec.backend names no provider; finetune_delegate knows openai and vertex")
+    return VertexService(task, backend)
 
 
 def run(task: Task, poll_seconds: float) -> Trained:
@@ -47,7 +56,7 @@ def run(task: Task, poll_seconds: float) -> Trained:
     resolved = read_resolved(store)
     splits = fetch_rows(store, task.places, resolved.splits, resolved.data_digest)
     provider = provider_of(task)
-    convert = converter(provider, splits, task.places.work_dir / "converted")
+    convert = partial(converted, task, splits, task.places.work_dir / "converted")
     if task.config.dry_run:
         _dry_run(provider, convert())
     with Reporter(destination(os.environ)) as reporter:
@@ -77,16 +86,15 @@ def read_resolved(store: Store) -> ResolvedDelegation:
         ) from None
 
 
-def converter(provider: Provider, splits: Splits, folder: Path) -> Callable[[], dict[str, Path]]:
+def converted(task: Task, splits: Splits, folder: Path) -> dict[str, Path]:
     """Writes the rows the provider gets; not called where an earlier attempt has submitted them."""
-
-    def convert() -> dict[str, Path]:
-        files = {split: folder / f"{split}.jsonl" for split in UPLOADED if splits.get(split)}
-        for split, path in files.items():
-            provider.convert(split, splits[split], path)
-        return files
-
-    return convert
+    shape = shape_of(backend_of(task))
+    files = {split: folder / f"{split}.jsonl" for split in SENT if splits.get(split)}
+    for split, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.writelines(lines(shape, split, splits[split]))
+    return files
 
 
 def _uploaded(provider: Provider, files: dict[str, Path]) -> dict[str, str]:

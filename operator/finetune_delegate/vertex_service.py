@@ -22,13 +22,13 @@ from google.oauth2 import service_account
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import ProviderModel, VertexBackend
-from finetune_delegate import vertex_rows
 from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
-from finetune_delegate.provider import Chat, Logged, Task, Unsure, View
+from finetune_delegate.provider import Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
 from finetune_delegate.vertex_config import UID, tuning_config
 from finetune_delegate.vertex_states import view_of
-from finetune_stage.rows import Row
+from finetune_stage.chats import Chat
+from finetune_stage.vertex_rows import contents_of
 from finetune_storage import sha256_of
 from finetune_storage.credentials import read_secret
 
@@ -90,10 +90,6 @@ class VertexService:
                 client_args={"transport": transport} if transport else None,
             ),
         )
-
-    def convert(self, split: str, rows: list[Row], path: Path) -> None:
-        """contents and systemInstruction, or a preference's completions."""
-        vertex_rows.convert(split, rows, path)
 
     def upload(self, split: str, path: Path) -> str:
         """An object named by its contents; one that lies there already is used in place."""
@@ -183,7 +179,7 @@ class VertexService:
 
     def answer(self, model: str, chat: Chat, max_tokens: int) -> str:
         """Greedy, as far as the model allows."""
-        row = vertex_rows.contents_of(chat)
+        row = contents_of(chat)
         asked = types.GenerateContentConfig(
             temperature=0.0,
             max_output_tokens=max_tokens,

@@ -14,13 +14,18 @@ from stage_process import start_stage
 
 
 def prepare(
-    bucket: str, secrets_dir: Path, work: Path, rows: list[dict[str, Any]], **spec: Any
+    bucket: str,
+    secrets_dir: Path,
+    work: Path,
+    rows: list[dict[str, Any]],
+    base: str = "openai://gpt-4o-mini",
+    **spec: Any,
 ) -> tuple[JobConfig, Summary]:
     """Upload rows and run the stage."""
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     open_store(bucket, secrets_dir / "s3").put("rows.jsonl", lines)
     written = {
-        "baseModel": {"uri": "openai://gpt-4o-mini"},
+        "baseModel": {"uri": base},
         "dataset": {"train": {"uri": f"{bucket}/rows.jsonl", "secretRef": {"name": "s3"}}, "split": {"test": 0.25}},
         "output": {"uri": bucket, "secretRef": {"name": "s3"}},
         "backend": {"openai": {"secretRef": {"name": "openai"}}},
@@ -31,7 +36,7 @@ def prepare(
         name="tiny",
         uid=UID,
         spec=FineTuneJobSpec.model_validate(written),
-        base_model=ResolvedBaseModel(uri="openai://gpt-4o-mini"),
+        base_model=ResolvedBaseModel(uri=base),
         image="trainer@sha256:0",
     )
     start_stage("finetune_trainer", "prepare", config, secrets_dir, work).communicate()
@@ -57,3 +62,26 @@ def test_a_broken_row_is_named_before_anything_is_sent(bucket: str, secret: Path
     assert summary.error is not None
     assert summary.error.code == "DataInvalid"
     assert "line 2, field completion" in summary.error.message
+
+
+VERTEX = {
+    "vertex": {"project": "p", "location": "europe-west4", "stagingUri": "gs://rows", "secretRef": {"name": "google"}}
+}
+
+
+def test_what_the_provider_would_not_take_is_said_before_anything_is_sent(
+    bucket: str, secret: Path, tmp_path: Path
+) -> None:
+    call = {"function": {"name": "look", "arguments": {}}}
+    turns = [
+        {"role": "user", "content": "a"}, {"role": "assistant", "tool_calls": [call]},
+        {"role": "tool", "content": "b"}, {"role": "assistant", "content": "c"},
+    ]  # fmt: skip
+    rows = [{"messages": turns}]
+    spec = {"dataset": {"train": {"uri": f"{bucket}/rows.jsonl", "secretRef": {"name": "s3"}}}}
+    _, summary = prepare(bucket, secret.parent, tmp_path / "work", rows, "vertex://gemini", backend=VERTEX, **spec)
+    assert summary.error is not None
+    assert (summary.error.code, summary.error.message) == (
+        "DataInvalid",
+        "Vertex AI does not take row 1 of data/train.jsonl: found a turn of role assistant, expected system, user and assistant texts",
+    )

@@ -141,7 +141,7 @@ def test_a_row_vertex_does_not_take_is_named(bucket: str, secrets_dir: Path, ver
     end = ended(a_job(bucket, secrets_dir, vertex, rows={"train": rows}), secrets_dir, tmp_path / "work")
     assert (end.reason, end.message) == (
         Reason.DATA_INVALID,
-        "train row 13: found a turn of role tool, expected system, user and assistant texts",
+        "Vertex AI does not take row 13 of data/train.jsonl: found a turn of role tool, expected system, user and assistant texts",
     )
     assert vertex.jobs == {}
 

@@ -14,7 +14,7 @@ from finetune_api.pods import JobConfig
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_delegate.provider import Task
-from finetune_delegate.recipe import provider_of
+from finetune_delegate.recipe import converted, provider_of
 from finetune_stage.outcome import Places
 from finetune_stage.rows import Row
 from prepared_jobs import colour_chats
@@ -48,10 +48,11 @@ def submit_and_cancel(backend: dict[str, Any], base: str, secrets_dir: Path, wor
         base_model=ResolvedBaseModel(uri=base),
         image="none",
     )
-    provider = provider_of(Task(config, Places(secrets_dir=secrets_dir, work_dir=work), patience=120))
+    task = Task(config, Places(secrets_dir=secrets_dir, work_dir=work), patience=120)
+    provider = provider_of(task)
     rows = [Row(str(number), fields) for number, fields in enumerate(colour_chats(24))]
-    provider.convert("train", rows, work / "train.jsonl")
-    submitted = provider.submit({"train": provider.upload("train", work / "train.jsonl")})
+    files = converted(task, {"train": rows}, work)
+    submitted = provider.submit({"train": provider.upload("train", files["train"])})
     try:
         assert provider.look(submitted.job).end is None
         assert submitted.job in [view.job for view in provider.find()]

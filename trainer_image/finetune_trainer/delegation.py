@@ -1,9 +1,11 @@
 """The end of the prepare stage for a job a provider trains: no tokenizer, no plan; rows, and how the result is judged.
 
-What the spec leaves out the provider decides; its limits are checked by the delegate, which knows them, before it uploads.
+What the spec leaves out the provider decides. Every row is brought into its shape once, so that what it would not take is told
+before anything is sent.
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from finetune_api.artifacts import DATA, RESOLVED, Manifest, PreparedSplit, ResolvedDelegation
@@ -13,7 +15,10 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, SplitStatistics
+from finetune_stage.chats import answer_of
 from finetune_stage.outcome import Places
+from finetune_stage.provider_rows import Shape, lines, shape_of
+from finetune_stage.rows import Row
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer.data.splits import Prepared
 from finetune_trainer.plan import LONGEST_ANSWER, Choices, split_seed
@@ -45,14 +50,10 @@ def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, p
     """Write data/ and, last, resolved.json."""
     if data.format not in FORMATS:
         raise Failure(Reason.DATA_INVALID, f"rows of format {data.format} cannot be sent to a provider; {FORMATS} can")
-    splits = [
-        PreparedSplit(
-            file=f"{DATA}/{path.name}",
-            sha256=sha256_of(path),
-            statistics=SplitStatistics(name=split, rows=data.rows[split]),
-        )
-        for split, path in data.files.items()
-    ]
+    shape = _shape(config)
+    for split, path in data.files.items():
+        _check(shape, split, path)
+    splits = _splits(data)
     evaluation = _evaluation(config, data, choices)
     digest = commit_folder(store, places.work_dir / DATA, DATA, Manifest(kind="Data", files=[]))
     resolved = document(
@@ -83,6 +84,17 @@ def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, p
     return Outcome(dataset=found, plan=PlanStatus(choices=choices.made))
 
 
+def _splits(data: Prepared) -> list[PreparedSplit]:
+    return [
+        PreparedSplit(
+            file=f"{DATA}/{path.name}",
+            sha256=sha256_of(path),
+            statistics=SplitStatistics(name=split, rows=data.rows[split]),
+        )
+        for split, path in data.files.items()
+    ]
+
+
 def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> EvaluationSpec:
     stated = config.spec.evaluation or EvaluationSpec()
     held_out = data.files.get("test") or data.files.get("validation")
@@ -99,12 +111,22 @@ def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> Evaluati
 
 
 def _longest_answer(path: Path) -> int:
+    return max((len(answer_of(row)) for row in _rows(path)), default=0)
+
+
+def _shape(config: JobConfig) -> Shape:
+    backend = config.spec.backend
+    stated = backend and (backend.vertex or backend.openai)
+    assert stated is not None
+    return shape_of(stated)
+
+
+def _check(shape: Shape, split: str, path: Path) -> None:
+    """Raises Failure(DATA_INVALID) for rows the provider would not take."""
+    for _ in lines(shape, split, _rows(path)):
+        pass
+
+
+def _rows(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
-        return max((len(_answer(json.loads(line))) for line in file), default=0)
-
-
-def _answer(fields: dict[str, object]) -> str:
-    for name in ("completion", "chosen"):
-        if name in fields:
-            return str(fields[name])
-    return str(fields["messages"][-1].get("content"))  # type: ignore[index]
+        yield from (Row("", json.loads(line)) for line in file)

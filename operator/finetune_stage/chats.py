@@ -1,17 +1,22 @@
-"""Prepared rows as providers read them: a conversation, and its answer or its pair of answers. Pure."""
+"""Prepared rows as conversations with an answer, or with a pair of answers: what providers are sent and asked. Pure."""
 
-import json
-from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from finetune_api.reasons import Failure, Reason
-from finetune_delegate.provider import Chat
 from finetune_stage.rows import Row
+
+Chat = list[dict[str, Any]]
+"""Messages with role and content."""
+
+
+class Unfit(Exception):
+    """A row a provider does not take: what was found, what is expected."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(f"found {found}, expected {expected}")
 
 
 def chat_of(row: Row) -> Chat:
-    """What the model is asked."""
+    """What the model is asked; the last message is the user's."""
     fields = row.fields
     if "messages" in fields:
         return list(fields["messages"][:-1])
@@ -42,20 +47,6 @@ def pair_of(row: Row) -> tuple[str, str]:
 def is_pair(row: Row) -> bool:
     """Whether the row is a preference."""
     return "chosen" in row.fields
-
-
-def refuse(split: str, number: int, found: str, expected: str) -> Failure:
-    """A row the provider would not take."""
-    return Failure(Reason.DATA_INVALID, f"{split} row {number}: found {found}, expected {expected}")
-
-
-def write(rows: Iterable[Row], convert: Callable[[int, Row], dict[str, Any]], path: Path) -> int:
-    """JSON lines of the converted rows; the size in bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        for number, row in enumerate(rows, 1):
-            file.write(json.dumps(convert(number, row), ensure_ascii=False).encode() + b"\n")
-    return path.stat().st_size
 
 
 def _turns(prompt: str | Chat) -> Chat:
