@@ -88,3 +88,13 @@ def write_tiny_bert(folder: Path, *, hidden_size: int = 64, layers: int = 2, see
     )
     BertForMaskedLM(config).save_pretrained(folder)
     return folder
+
+
+def word_tokenizer():  # type: ignore[no-untyped-def]
+    """A token a word, and one for the end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")

@@ -126,5 +126,7 @@ class DataReport(ApiModel):
     contaminated: int
     """Training rows left out for it (decontaminate: true)."""
     mixed: int = 0
-    """Rows of general text added (dataset.mix)."""
+    """Training rows that are general text (dataset.mix)."""
+    mixed_tokens: int = 0
+    """Tokens of those rows."""
     splits: Annotated[list[SplitReport], Field(max_length=3)]

@@ -53,6 +53,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "attentionHeads must be a multiple of keyValueHeads",
     ),
     "rank without a low-rank adapter": ({"adapter": {"type": "IA3", "rank": 8}}, "belong to adapter LoRA, QLoRA"),
+    "general text for answers": (
+        dataset(mix={"source": TRAIN, "share": 0.1}),
+        "dataset.mix keeps general text among raw text",
+    ),
+    "general text for random weights": (
+        {
+            **base(fromConfig=FROM_CONFIG),
+            **dataset(mix={"source": TRAIN, "share": 0.1}),
+            "method": {"cpt": {}},
+        },
+        "baseModel.fromConfig knows nothing",
+    ),
+    "nothing but general text": (
+        {**dataset(mix={"source": TRAIN, "share": 1.0}), "method": {"cpt": {}}},
+        "spec.dataset.mix.share",
+    ),
     "virtual tokens of a LoRA": (
         {"adapter": {"type": "LoRA", "virtualTokens": 8}},
         "belongs to adapter Prefix, Prompt",

@@ -240,6 +240,18 @@ class TestWhatItWrites:
             == (found.work / "data/tokenizer/tokenizer.json").read_bytes()
         )
 
+    def test_general_texts_are_mixed_into_raw_text(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        general = [{"text": f"Something else {i}: the sky is blue and the grass is green."} for i in range(40)]
+        store.put("general/texts.jsonl", jsonl(general))
+        source = {"uri": f"{bucket}/general/*.jsonl", "secretRef": {"name": "s3"}}
+        found = prepare(texts(), method={"cpt": {}}, dataset=dataset(bucket, mix={"source": source, "share": 0.3}))
+        split = found.prepared.dataset.splits[0]
+        report = DataReport.model_validate_json(store.get("out/team-a/job/uid-1/data/report.json"))
+        written = [row for row in rows_of(store, "train") if row in general]
+        assert found.prepared.dataset.mixed == report.mixed == len(written) == split.rows - 20
+        assert report.mixed_tokens / report.splits[0].tokens == pytest.approx(0.3, abs=0.05)
+        assert [source.rows for source in report.sources] == [20, 40]
+
     def test_sources_from_a_config_map(self, prepare: Prepare, store: Store, tmp_path: Path) -> None:
         for split, rows in (("train", answers(9)), ("test", answers(3))):
             (tmp_path / "sources" / split).mkdir(parents=True)

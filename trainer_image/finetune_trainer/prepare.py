@@ -24,6 +24,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
 from finetune_trainer.data.examining import Examined, Looking, examine
+from finetune_trainer.data.mixing import Mixing
 from finetune_trainer.data.preview import write_preview
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.reporting import data_report
@@ -79,7 +80,9 @@ def _examined(config: JobConfig, places: Places, data: Prepared, progress: Progr
     tokens = encoder(_tokenizer(config, places, data), data.format, answers_only(config.spec))
     quality = config.spec.dataset.quality or Quality()
     suites = [guarded_suite(suite, places) for suite in quality.suites or ()]
-    found = examine(data, Looking(tokens, quality, _labels(config), suites), progress)
+    mix = config.spec.dataset.mix
+    mixing = Mixing(mix.share, split_seed(config.spec)) if mix else None
+    found = examine(data, Looking(tokens, quality, _labels(config), suites, mixing), progress)
     write_preview(places.work_dir / DATA, data, tokens)
     return found
 
@@ -195,6 +198,7 @@ def _status(checked: Checked, splits: list[PreparedSplit], resolved_digest: Dige
         out_of_range=found.out_of_range,
         overlapping=found.overlapping,
         contaminated=found.contaminated,
+        mixed=len(found.mixed.tokens),
         sensitive=sum(survey.sensitive for survey in found.surveys.values()),
         resolved_digest=resolved_digest,
     )

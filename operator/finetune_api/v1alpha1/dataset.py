@@ -110,6 +110,15 @@ class Columns(ApiModel):
     """Column holding raw text, or the text to classify."""
 
 
+class Mix(ApiModel):
+    """General text among the training rows, against forgetting."""
+
+    source: Source
+    """Rows of the dataset's format, with the columns of dataset.columns."""
+    share: Fraction
+    """Share of the training tokens that are general ones, for example 0.1. Rows are drawn by dataset.split.seed, each at most once."""
+
+
 class Suite(ApiModel):
     """Texts of an evaluation; rows of any shape, of which all texts count."""
 
@@ -186,6 +195,8 @@ class DatasetSpec(ApiModel):
     """Rows held out for the evaluation."""
     split: Split | None = None
     """Cut validation and test from the training rows instead."""
+    mix: Mix | None = None
+    """General text to mix in, so that a model keeps what it knew (method cpt)."""
     format: Format | None = None
     """Shape of a row; left out or Auto, told by the first row's fields."""
     columns: Columns | None = None

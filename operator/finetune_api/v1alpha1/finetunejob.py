@@ -123,6 +123,14 @@ class FineTuneJobSpec(ApiModel):
                 " || !has(self.method.sft) || !has(self.method.sft.packing) || !self.method.sft.packing",
                 "virtual tokens (adapter Prefix, Prompt) stand before a row, and packing joins rows; leave method.sft.packing out",
             ),
+            (
+                "!has(self.dataset.mix) || (has(self.method) && has(self.method.cpt))",
+                "dataset.mix keeps general text among raw text, and needs method cpt; rows with answers go into dataset.train",
+            ),
+            (
+                "!has(self.dataset.mix) || !has(self.baseModel.fromConfig)",
+                "dataset.mix keeps what a base model knows, and baseModel.fromConfig knows nothing; put the texts into dataset.train",
+            ),
         )
     )
 

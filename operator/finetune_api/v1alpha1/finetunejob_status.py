@@ -113,6 +113,8 @@ class DatasetStatus(ApiModel):
     """Those of them that were left out (decontaminate: true)."""
     sensitive: Annotated[int, Field(ge=0)] = 0
     """Rows that hold what looks like a secret or like personal data; kinds and counts are in data/report.json."""
+    mixed: Annotated[int, Field(ge=0)] = 0
+    """Training rows that are general text (dataset.mix)."""
     resolved_digest: Digest | None = None
     """sha256 of resolved.json, which names every prepared file with its own sha256."""
 

@@ -83,10 +83,12 @@ def test_sources_of_the_namespace_are_mounted_for_prepare_only() -> None:
     dataset = {
         "train": {"configMap": {"name": "rows", "key": "train.jsonl"}},
         "test": {"persistentVolumeClaim": {"claimName": "disk", "path": "held/out.jsonl"}},
+        "mix": {"source": {"configMap": {"name": "general", "key": "texts.jsonl"}}, "share": 0.1},
     }
     mounts = {m["name"]: m["mountPath"] for m in pod_of(ALL[0], dataset=dataset)["containers"][0]["volumeMounts"]}
     assert mounts["source-train"] == "/var/run/finetune/sources/train"
     assert mounts["source-test"] == "/var/run/finetune/sources/test"
+    assert mounts["source-mix"] == "/var/run/finetune/sources/mix"
     train = pod_of(ALL[1], dataset=dataset)["containers"][0]["volumeMounts"]
     assert not [mount for mount in train if mount["name"].startswith("source")]
 

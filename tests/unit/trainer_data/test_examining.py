@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Quality
@@ -16,13 +14,7 @@ from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Wanted, prepare_splits
 from finetune_trainer.encode import Encoder
-
-
-def a_tokenizer() -> Any:
-    """A token a word."""
-    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", unk_token="<unk>")
+from tiny_models import word_tokenizer
 
 
 def examined(folder: Path, sources: dict[str, list[dict[str, Any]]], method: str, **quality: Any) -> Examined:
@@ -37,7 +29,7 @@ def examined(folder: Path, sources: dict[str, list[dict[str, Any]]], method: str
     data = prepare_splits(
         files, Wanted(DatasetSpec.model_validate(spec), method, frozenset(), 1), folder / "data", silent
     )
-    encoder = Encoder(a_tokenizer(), "Text", True, None)
+    encoder = Encoder(word_tokenizer(), "Text", True, None)
     return examine(data, Looking(encoder, Quality(**quality), frozenset(), ()), silent)
 
 
@@ -64,7 +56,7 @@ def test_rows_out_of_range_are_left_out_and_counted(tmp_path: Path) -> None:
 def test_the_preview_marks_what_is_learned(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "what is", "completion": " this"}\n')
-    lines = preview(path, Encoder(a_tokenizer(), "PromptCompletion", True, None), 3).splitlines()
+    lines = preview(path, Encoder(word_tokenizer(), "PromptCompletion", True, None), 3).splitlines()
     assert lines[-3:] == [
         "row 1: 4 tokens, 2 of them learned",
         "    see     0-1     <unk>|<unk>",

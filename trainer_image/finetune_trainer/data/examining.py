@@ -2,7 +2,7 @@
 through, compared with what is held out, and left out where the dataset says so."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.dataset import Quality
 from finetune_trainer.data.contamination import RUN, Guarded
 from finetune_trainer.data.fields import Row
 from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.mixing import Mixing, drawn, merged, too_few
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import HELD_OUT_FIRST, SplitName
 from finetune_trainer.data.splits import Prepared
@@ -38,6 +39,8 @@ class Examined:
     """Training rows that contain a part of any of them."""
     contaminated: int = 0
     """Training rows left out."""
+    mixed: Lengths = field(default_factory=Lengths)
+    """Training rows that are general text."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Looking:
     labels: frozenset[str]
     """Allowed answers; empty: any."""
     suites: Sequence[Guarded]
+    mixing: Mixing | None = None
+    """General rows to draw."""
 
 
 def examine(data: Prepared, looking: Looking, progress: Progress) -> Examined:
@@ -59,6 +64,8 @@ def examine(data: Prepared, looking: Looking, progress: Progress) -> Examined:
             _split(data, split, looking, found, progress)
             if split != "train":
                 found.guarded.append(Guarded(split, map(own_text, _rows(data.files[split]))))
+    if data.general is not None and looking.mixing is not None:
+        _mix(data, data.general, looking, looking.mixing, found, progress)
     if data.format == "Classification":
         _refuse_unseen_classes(found)
     return found
@@ -71,7 +78,7 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
     survey = found.surveys[split] = Survey(data.rows[split], looking.labels)
     progress.begin(f"examining {split}", data.rows[split])
     with kept.open("wb") as out:
-        for line, row, example in _encoded(path, split, looking.encoder):
+        for line, row, example in _encoded(_batches(path), split, looking.encoder):
             progress.step()
             text = own_text(row)
             if _leave_out(text, example, split, looking, found):
@@ -88,6 +95,40 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
         )
 
 
+def _mix(data: Prepared, general: Path, looking: Looking, mixing: Mixing, found: Examined, progress: Progress) -> None:
+    """Draw general rows until they have their share of the tokens, and set them evenly among the training rows."""
+    path, own, lengths = data.files["train"], found.lengths["train"], found.mixed
+    wanted, tokens, chosen = mixing.tokens(sum(own.tokens)), 0, general.with_suffix(".drawn")
+    progress.begin("drawing general rows")
+    with chosen.open("wb") as out:
+        for line, row, example in _encoded(_grouped(drawn(general, mixing.seed)), "train", looking.encoder):
+            if tokens >= wanted:
+                break
+            progress.step()
+            text = own_text(row)
+            if not _leave_out(text, example, "train", looking, found):
+                lengths.add(example)
+                found.surveys["train"].add(row, text)
+                out.write(line)
+                tokens += len(example.input_ids)
+    if tokens < wanted:
+        raise too_few(mixing, sum(own.tokens), tokens)
+    found.lengths["train"] = _join(path, own, chosen, lengths)
+    general.unlink()
+
+
+def _join(path: Path, own: Lengths, chosen: Path, lengths: Lengths) -> Lengths:
+    """Write general rows between those of a prepared file; the lengths of both, in their order."""
+    both, kept = Lengths(), path.with_suffix(".kept")
+    with path.open("rb") as rows, chosen.open("rb") as others, kept.open("wb") as out:
+        for is_general, place in merged(len(own.tokens), len(lengths.tokens)):
+            both.take(lengths if is_general else own, place)
+            out.write((others if is_general else rows).readline())
+    kept.replace(path)
+    chosen.unlink()
+    return both
+
+
 def _leave_out(text: str, example: Example, split: SplitName, looking: Looking, found: Examined) -> bool:
     quality, tokens = looking.quality, len(example.input_ids)
     if tokens < (quality.min_tokens or 0) or tokens > (quality.max_tokens or tokens):
@@ -102,10 +143,12 @@ def _leave_out(text: str, example: Example, split: SplitName, looking: Looking, 
     return any(met) and quality.decontaminate is True
 
 
-def _encoded(path: Path, split: SplitName, encoder: Encoder) -> Iterator[tuple[bytes, Row, Example]]:
+def _encoded(
+    batches: Iterable[list[bytes]], split: SplitName, encoder: Encoder
+) -> Iterator[tuple[bytes, Row, Example]]:
     """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
     tools = ToolCheck(encoder.tokenizer)
-    for batch in one_ahead(partial(_tokenised, lines, encoder) for lines in _batches(path)):
+    for batch in one_ahead(partial(_tokenised, lines, encoder) for lines in batches):
         encode = batch.encoder.training if split == "train" else batch.encoder.answer
         for line, row in zip(batch.lines, batch.rows, strict=True):
             tools.check(row)
@@ -128,8 +171,13 @@ def _tokenised(lines: list[bytes], encoder: Encoder) -> _Batch:
 
 def _batches(path: Path) -> Iterator[list[bytes]]:
     with path.open("rb") as file:
-        while lines := list(islice(file, ROWS_AT_A_TIME)):
-            yield lines
+        yield from _grouped(file)
+
+
+def _grouped(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
+    each = iter(lines)
+    while group := list(islice(each, ROWS_AT_A_TIME)):
+        yield group
 
 
 def _rows(path: Path) -> Iterator[Row]:

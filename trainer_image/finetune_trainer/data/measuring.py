@@ -30,6 +30,13 @@ class Lengths:
         self.learned.append(learned)
         self.longest_answer = max(self.longest_answer, learned)
 
+    def take(self, other: "Lengths", place: int) -> None:
+        """Note a row that another split has noted."""
+        self.tokens.append(other.tokens[place])
+        self.learned_from.append(other.learned_from[place])
+        self.learned.append(other.learned[place])
+        self.longest_answer = max(self.longest_answer, other.learned[place])
+
     def percentile(self, share: float) -> int:
         """The length that this share of the rows does not exceed."""
         return sorted(self.tokens)[math.ceil(share * len(self.tokens)) - 1]

@@ -42,6 +42,8 @@ def data_report(
         out_of_range=found.out_of_range,
         overlaps=[Overlap(name=guarded.name, rows=guarded.rows) for guarded in found.guarded],
         contaminated=found.contaminated,
+        mixed=len(found.mixed.tokens),
+        mixed_tokens=sum(found.mixed.tokens),
         splits=[
             _split(split, found.lengths[split], found.surveys[split], None if joined else training.max_length)
             for split in data.files

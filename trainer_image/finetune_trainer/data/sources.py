@@ -9,13 +9,15 @@ from finetune_stage.outcome import Places
 from finetune_storage import fetch_rows, is_pattern, matching
 
 SplitName = Literal["train", "validation", "test"]
+Role = SplitName | Literal["mix"]
+"""What a source's rows are for; those of mix end among the training rows."""
 HELD_OUT_FIRST: tuple[SplitName, ...] = ("test", "validation", "train")
 
 
 class SourceFile(NamedTuple):
     """One file of rows."""
 
-    split: SplitName
+    split: Role
     name: str
     """What the user calls it: address, ConfigMap and key, or claim and path."""
     path: Path
@@ -23,11 +25,13 @@ class SourceFile(NamedTuple):
 
 def fetch_sources(dataset: DatasetSpec, places: Places) -> list[SourceFile]:
     """Every file the dataset names, the held-out ones first, the files of a split in the order of their names."""
+    sources: dict[Role, Source | None] = {split: getattr(dataset, split) for split in HELD_OUT_FIRST}
+    sources["mix"] = dataset.mix.source if dataset.mix else None
     return [
-        SourceFile(split, name, path)
-        for split in HELD_OUT_FIRST
-        if (source := getattr(dataset, split)) is not None
-        for name, path in fetch_source(split, source, places)
+        SourceFile(role, name, path)
+        for role, source in sources.items()
+        if source is not None
+        for name, path in fetch_source(role, source, places)
     ]
 
 

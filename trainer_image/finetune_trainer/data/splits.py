@@ -19,9 +19,11 @@ from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.formats import RowFormat, canonical, prepared_format, prepared_rows
 from finetune_trainer.data.near import HASHES, near_duplicates, signature
 from finetune_trainer.data.progress import Progress
-from finetune_trainer.data.sources import HELD_OUT_FIRST, SourceFile, SplitName
+from finetune_trainer.data.sources import HELD_OUT_FIRST, Role, SourceFile, SplitName
 from finetune_trainer.data.telling import row_format, rows_of
 from finetune_trainer.data.words import own_text
+
+ROLES: tuple[Role, ...] = (*HELD_OUT_FIRST, "mix")
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,9 @@ class Prepared:
     format: PreparedFormat
     """Shape of the prepared rows."""
     files: dict[SplitName, Path]
-    rows: dict[SplitName, int]
+    general: Path | None
+    """Rows to mix into train, of which a share is drawn when tokens are counted."""
+    rows: dict[Role, int]
     findings: Findings
     sources: dict[str, int]
     """Rows per file, valid or not."""
@@ -61,7 +65,7 @@ class Prepared:
 class _Checked(NamedTuple):
     """The valid rows of a split's sources in their prepared form, and what they are compared by."""
 
-    split: SplitName
+    split: Role
     path: Path
     digests: list[bytes]
     signatures: bytearray
@@ -71,14 +75,15 @@ class _Checked(NamedTuple):
 def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, progress: Progress) -> Prepared:
     """Write train.jsonl and the held-out files into ``folder``."""
     quality = wanted.dataset.quality or Quality()
-    by_split = {split: [source for source in sources if source.split == split] for split in HELD_OUT_FIRST}
+    by_split = {role: [source for source in sources if source.split == role] for role in ROLES}
     format_ = row_format(by_split["train"], wanted.dataset, wanted.method)
     splits = _splits(wanted.dataset)
     prepared = Prepared(
         row_format=format_,
         format=prepared_format(format_, wanted.method),
         files={split: folder / f"{split}.jsonl" for split in splits},
-        rows=dict.fromkeys(splits, 0),
+        general=folder / "general.jsonl" if by_split["mix"] else None,
+        rows=dict.fromkeys([*splits, *(["mix"] if by_split["mix"] else [])], 0),
         findings=Findings(),
         sources=dict.fromkeys((source.name for source in sources), 0),
     )
@@ -94,9 +99,7 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, prog
     return prepared
 
 
-def _check(
-    split: SplitName, sources: list[SourceFile], prepared: Prepared, wanted: Wanted, progress: Progress
-) -> _Checked:
+def _check(split: Role, sources: list[SourceFile], prepared: Prepared, wanted: Wanted, progress: Progress) -> _Checked:
     columns, format_ = wanted.dataset.columns or Columns(), prepared.row_format
     near = wanted.dataset.quality is not None and wanted.dataset.quality.deduplicate == "Near"
     checked = _Checked(split, prepared.files["train"].with_name(f"{split}.checked"), [], bytearray())
@@ -125,12 +128,13 @@ def _signature(row: Row) -> bytes:
 
 
 def _distribute(checked: list[_Checked], prepared: Prepared, wanted: Wanted) -> None:
-    """Write each row into its split, but for copies."""
+    """Write each row into its split, but for copies; general rows come last, so that none repeats one of the dataset's own."""
+    paths: dict[Role, Path] = dict(prepared.files) | ({"mix": prepared.general} if prepared.general else {})
     keep_copies = wanted.dataset.quality is not None and wanted.dataset.quality.deduplicate == "None"
     elsewhere: set[bytes] = set()
     near = iter(_near(checked))
     with ExitStack() as stack:
-        files = {split: stack.enter_context(path.open("wb")) for split, path in prepared.files.items()}
+        files = {split: stack.enter_context(path.open("wb")) for split, path in paths.items()}
         for part in checked:
             here: set[bytes] = set()
             left_out = list(islice(near, len(part.digests)))

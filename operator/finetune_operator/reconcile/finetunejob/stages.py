@@ -27,8 +27,9 @@ def _take_prepared(draft: Draft, result: Prepared) -> None:
     rows = ", ".join(f"{split.rows} {split.name}" for split in result.dataset.splits)
     left_out = f"; left out: {', '.join(_left_out(result.dataset))}"
     steps = "" if result.plan.steps is None else f"{result.plan.steps} optimiser steps; "
+    mixed = f", of which {result.dataset.mixed} are general text" if result.dataset.mixed else ""
     draft.update(dataset=result.dataset, plan=result.plan)
-    draft.condition(Stage.DATA_VALIDATED, "True", "Valid", f"{result.dataset.format} rows: {rows}{left_out}.")
+    draft.condition(Stage.DATA_VALIDATED, "True", "Valid", f"{result.dataset.format} rows: {rows}{mixed}{left_out}.")
     draft.condition(
         Stage.PLANNED,
         "True",
