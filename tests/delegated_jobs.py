@@ -49,6 +49,7 @@ def delegated_job(
         format="Messages" if "messages" in fields else "Preference" if "chosen" in fields else "PromptCompletion",
         base_model=base_model,
         splits=splits,
+        in_place=[],
         data_digest=digest,
         evaluation=EvaluationSpec.model_validate(judged),
         seed=42,

@@ -5,6 +5,7 @@ A tuning job takes some looks to run through its states. The tuned endpoint answ
 
 import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -58,7 +59,9 @@ class Vertex(StandIn):
                 ("GET", one): self.get,
                 ("POST", f"{one}:cancel"): self.cancel,
                 ("POST", "/v1(?:beta1)?/(.+):generateContent"): self.generate,
+                ("GET", "/storage/v1/b/([^/]+)/o"): self.list_objects,
                 ("GET", "/storage/v1/b/([^/]+)/o/(.+)"): self.object,
+                ("GET", "/download/storage/v1/b/([^/]+)/o/(.+)"): self.download,
                 ("POST", "/upload/storage/v1/b/([^/]+)/o"): self.upload,
                 ("PUT", "/upload/storage/v1/b/([^/]+)/o"): self.upload,
             },
@@ -154,7 +157,23 @@ class Vertex(StandIn):
         name = f"{bucket}/{unquote(key)}"
         if name not in self.objects:
             return error(404, f"No such object: {name}", "NOT_FOUND")
-        return 200, {"name": unquote(key), "bucket": bucket, "size": str(len(self.objects[name]))}
+        return 200, self.metadata(bucket, unquote(key))
+
+    def metadata(self, bucket: str, key: str) -> Json:
+        contents = self.objects[f"{bucket}/{key}"]
+        generation = str(zlib.crc32(contents))  # another one for other contents is all that clients know of it
+        return {"name": key, "bucket": bucket, "size": str(len(contents)), "generation": generation}
+
+    def list_objects(self, request: Request, bucket: str) -> Answer:
+        """Two a page."""
+        prefix = f"{bucket}/{request.query.get('prefix', '')}"
+        names = sorted(name.partition("/")[2] for name in self.objects if name.startswith(prefix))
+        start = int(request.query.get("pageToken") or 0)
+        more = {"nextPageToken": str(start + 2)} if start + 2 < len(names) else {}
+        return 200, {"items": [self.metadata(bucket, name) for name in names[start : start + 2]], **more}
+
+    def download(self, request: Request, bucket: str, key: str) -> Answer:
+        return 200, self.objects[f"{bucket}/{unquote(key)}"]
 
     def upload(self, request: Request, bucket: str) -> Answer:
         """A multipart upload: metadata, then the contents."""

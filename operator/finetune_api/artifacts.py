@@ -208,6 +208,16 @@ class Resolved(ApiModel):
     """The job's folder."""
 
 
+class InPlace(ApiModel):
+    """A split whose source file the provider reads where it lies: it holds just the split's rows, in the provider's own shape."""
+
+    split: Literal["train", "validation"]
+    uri: Uri
+    """gs://bucket/key"""
+    generation: int
+    """The version of the object that was checked."""
+
+
 class ResolvedDelegation(ApiModel):
     """resolved.json of a delegated job: the prepared data; hyperparameters are sent to the provider as the spec states them."""
 
@@ -219,6 +229,8 @@ class ResolvedDelegation(ApiModel):
     """Shape of the prepared rows."""
     base_model: ResolvedBaseModel
     splits: list[PreparedSplit]
+    in_place: list[InPlace]
+    """Splits that need no upload."""
     data_digest: Digest
     """sha256 of data/manifest.json."""
     evaluation: EvaluationSpec

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import httpx2
 import openai
 
+from finetune_api.artifacts import InPlace
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel
@@ -64,6 +65,10 @@ class OpenAIService:
         data = path.read_bytes()
         done = self._ask(lambda: self._client.files.create(file=(name, data), purpose="fine-tune"), f"upload of {name}")
         return done.id
+
+    def unchanged(self, file: InPlace) -> str:
+        """Rows always go through the Files API."""
+        raise Failure(Reason.CONFIG_INVALID, f"{file.uri}: backend.openai cannot use rows in place")
 
     def _file_name(self, split: str) -> str:
         return f"finetune-{self._task.uid}-{split}.jsonl"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from finetune_api.artifacts import InPlace
 from finetune_api.pods import JobConfig
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import ProviderModel
@@ -82,6 +83,9 @@ class Provider(Protocol):
 
     def upload(self, split: str, path: Path) -> str:
         """The provider's name of a converted file; one that lies there already is used in place."""
+
+    def unchanged(self, file: InPlace) -> str:
+        """The provider's name of a file that lies there already. Raises Failure(DATA_INVALID) where it changed since it was checked."""
 
     def request(self, files: Mapping[str, str]) -> str:
         """The exact request :meth:`submit` would send, as text; nothing is sent."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.artifacts import RESOLVED, ResolvedDelegation
+from finetune_api.artifacts import RESOLVED, InPlace, ResolvedDelegation
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
@@ -28,7 +28,7 @@ from finetune_storage import Store
 def backend_of(task: Task) -> VertexBackend | OpenAIBackend:
     """The provider's settings."""
     stated = task.config.spec.backend
-    backend = stated and (stated.vertex or stated.openai)
+    backend = (stated.vertex or stated.openai) if stated else None
     if backend is None:
         raise Failure(
             Reason.CONFIG_INVALID, "spec.backend names no provider; finetune_delegate knows openai and vertex"
@@ -56,12 +56,13 @@ def run(task: Task, poll_seconds: float) -> Trained:
     resolved = read_resolved(store)
     splits = fetch_rows(store, task.places, resolved.splits, resolved.data_digest)
     provider = provider_of(task)
-    convert = partial(converted, task, splits, task.places.work_dir / "converted")
+    sent = {split: rows for split, rows in splits.items() if split not in {each.split for each in resolved.in_place}}
+    convert = partial(converted, task, sent, task.places.work_dir / "converted")
     if task.config.dry_run:
-        _dry_run(provider, convert())
+        _dry_run(provider, convert(), resolved.in_place)
     with Reporter(destination(os.environ)) as reporter:
         course = Course(store, task.places.work_dir, reporter)
-        job = submitted(provider, store, lambda: _uploaded(provider, convert()), task.patience)
+        job = submitted(provider, store, lambda: _uploaded(provider, convert(), resolved.in_place), task.patience)
         view = follow(provider, job, course.tell, poll_seconds)
         course.evaluating(view)
         made = provider.made(view)
@@ -89,7 +90,7 @@ def read_resolved(store: Store) -> ResolvedDelegation:
 def converted(task: Task, splits: Splits, folder: Path) -> dict[str, Path]:
     """Writes the rows the provider gets; not called where an earlier attempt has submitted them."""
     shape = shape_of(backend_of(task))
-    files = {split: folder / f"{split}.jsonl" for split in SENT if splits.get(split)}
+    files: dict[str, Path] = {split: folder / f"{split}.jsonl" for split in SENT if splits.get(split)}
     for split, path in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
@@ -97,12 +98,14 @@ def converted(task: Task, splits: Splits, folder: Path) -> dict[str, Path]:
     return files
 
 
-def _uploaded(provider: Provider, files: dict[str, Path]) -> dict[str, str]:
-    return {split: provider.upload(split, path) for split, path in files.items()}
+def _uploaded(provider: Provider, files: dict[str, Path], kept: list[InPlace]) -> dict[str, str]:
+    lying: dict[str, str] = {each.split: provider.unchanged(each) for each in kept}
+    return lying | {split: provider.upload(split, path) for split, path in files.items()}
 
 
-def _dry_run(provider: Provider, files: dict[str, Path]) -> None:
-    request = provider.request({split: f"<uploaded {path.name}>" for split, path in files.items()})
+def _dry_run(provider: Provider, files: dict[str, Path], kept: list[InPlace]) -> None:
+    lying: dict[str, str] = {each.split: each.uri for each in kept}
+    request = provider.request(lying | {split: f"<uploaded {path.name}>" for split, path in files.items()})
     print(request, flush=True)
     raise Failure(Reason.DRY_RUN, f"Dry run, nothing was sent. The request would be: {request}")
 

@@ -4,13 +4,11 @@ The client's own retries are off: a repeated creation would be a second paid job
 """
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import google.auth
 import httpx2
 import requests
 from google.api_core import exceptions as storage_errors
@@ -18,8 +16,8 @@ from google.auth import exceptions as auth_errors
 from google.cloud import storage
 from google.genai import Client, errors, types
 from google.oauth2 import credentials as user
-from google.oauth2 import service_account
 
+from finetune_api.artifacts import InPlace
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import ProviderModel, VertexBackend
 from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
@@ -30,18 +28,12 @@ from finetune_delegate.vertex_states import view_of
 from finetune_stage.chats import Chat
 from finetune_stage.vertex_rows import contents_of
 from finetune_storage import sha256_of
-from finetune_storage.credentials import read_secret
+from finetune_storage.google_cloud import cloud_client
+from finetune_storage.google_identity import google_identity
 
 T = TypeVar("T")
 
-CREDENTIALS = "credentials.json"
-SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 TIMEOUT_SECONDS = 60.0
-STORAGE_URL = "https://storage.googleapis.com"
-KINDS: dict[str, Callable[..., Any]] = {
-    "service_account": service_account.Credentials.from_service_account_info,
-    "authorized_user": user.Credentials.from_authorized_user_info,
-}
 CONNECTION = (httpx2.TransportError, requests.RequestException, auth_errors.TransportError, ConnectionError)
 
 
@@ -55,23 +47,8 @@ class VertexService:
     @cached_property
     def _credentials(self) -> Any:
         """Those of the Secret alone, or of the pod's own identity."""
-        ref = self._backend.secret_ref
-        if ref is None:
-            try:
-                return google.auth.default(scopes=SCOPES)[0]
-            except auth_errors.DefaultCredentialsError:
-                raise Failure(
-                    Reason.ACCESS_DENIED,
-                    "no Google credentials: name a Secret with credentials.json in backend.vertex.secretRef, "
-                    "or run with a service account that has a workload identity",
-                ) from None
-        folder = self._task.places.secret(ref)
-        assert folder is not None
-        read_secret(folder, (CREDENTIALS,), self._task.places.secret_wait)
-        try:
-            return _credentials_of(folder / CREDENTIALS)
-        except (auth_errors.GoogleAuthError, ValueError) as error:
-            raise Failure(Reason.ACCESS_DENIED, f"Secret {ref.name!r}, key {CREDENTIALS}: {error}") from None
+        places = self._task.places
+        return google_identity(places.secret(self._backend.secret_ref), "backend.vertex.secretRef", places.secret_wait)
 
     @cached_property
     def _client(self) -> Client:
@@ -99,12 +76,7 @@ class VertexService:
         key = "/".join(filter(None, (folder.strip("/"), config.namespace, config.name, config.uid, name)))
 
         def send() -> str:
-            client = storage.Client(
-                project=self._backend.project,
-                credentials=self._credentials,
-                client_options={"api_endpoint": self._backend.storage_url or STORAGE_URL},
-            )
-            blob = client.bucket(bucket).blob(key)
+            blob = self._storage().bucket(bucket).blob(key)
             if not blob.exists(timeout=TIMEOUT_SECONDS, retry=None):
                 blob.upload_from_filename(
                     str(path), content_type="application/jsonl", timeout=TIMEOUT_SECONDS, retry=None
@@ -112,6 +84,26 @@ class VertexService:
             return f"gs://{bucket}/{key}"
 
         return self._ask(send, f"gs://{bucket}/{key}")
+
+    def unchanged(self, file: InPlace) -> str:
+        """By the object's generation."""
+        bucket, _, key = file.uri.removeprefix("gs://").partition("/")
+
+        def look() -> str:
+            blob = self._storage().bucket(bucket).blob(key)
+            blob.reload(timeout=TIMEOUT_SECONDS, retry=None)
+            if blob.generation != file.generation:
+                raise Failure(
+                    Reason.DATA_INVALID,
+                    f"{file.uri} was written anew since its rows were checked (generation {blob.generation}, "
+                    f"checked was {file.generation}): leave it alone while a job uses it, and make the job anew",
+                )
+            return file.uri
+
+        return self._ask(look, file.uri)
+
+    def _storage(self) -> storage.Client:
+        return cloud_client(self._credentials, self._backend.project, self._backend.storage_url)
 
     def request(self, files: Mapping[str, str]) -> str:
         """POST tuningJobs, as the client writes it."""
@@ -235,15 +227,6 @@ class VertexService:
         who = f"the credentials of Secret {ref.name!r}" if ref else "the pod's own identity"
         end = Failure(Reason.ACCESS_DENIED, f"{what}: Google refused {who}: {said[:400]}")
         return Passing(f"credentials refused: {said[:200]}", end=end, at_most=RENEWAL_SECONDS)
-
-
-def _credentials_of(file: Path) -> Any:
-    """Of the kinds that hold a key themselves; one that names programs or addresses to ask is not loaded from a Secret."""
-    info = json.loads(file.read_bytes())
-    kind = info.get("type") if isinstance(info, dict) else None
-    if kind not in KINDS:
-        raise ValueError(f"it has the type {kind!r}; it must be one of {', '.join(KINDS)}")
-    return KINDS[kind](info, scopes=SCOPES)
 
 
 def _end(status: int, said: str, what: str, base: str, backend: VertexBackend) -> Failure:

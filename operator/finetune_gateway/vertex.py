@@ -4,10 +4,9 @@ The identity is the tenant's: a credentials file from its Secret, or what the en
 """
 
 import asyncio
-import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from http import HTTPStatus
 from pathlib import Path
@@ -16,25 +15,14 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import google.auth
-from google.auth import identity_pool
 from google.auth.exceptions import GoogleAuthError, RefreshError, TransportError
 from google.auth.transport.requests import Request
-from google.oauth2 import credentials as user
-from google.oauth2 import service_account
 
 from finetune_api.v1alpha1.runtime import VertexProvider
 from finetune_gateway.provider import SECRET_NOT_FOUND, Account, Json, ProviderFailure, events, post, read
 from finetune_gateway.vertex_messages import answer, chunk, is_blocked, request, usage_chunk, usage_of
+from finetune_storage.google_identity import KEY, SCOPES, of_file
 
-KEY = "credentials.json"
-"""Key of the Secret: a service account's key or a workload identity federation's configuration."""
-SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
-KINDS: dict[str, Callable[..., Any]] = {
-    "service_account": service_account.Credentials.from_service_account_info,
-    "external_account": identity_pool.Credentials.from_info,
-    "authorized_user": user.Credentials.from_authorized_user_info,
-}
-"""Named one by one: Google's loader for any kind also takes those that run a program."""
 MULTI_REGIONS = {"us", "eu"}
 
 
@@ -79,15 +67,6 @@ class Tokens:
         if self._loaded is None or self._loaded[0] != changed:
             self._loaded = (changed, of_file(self._file) if self._file else google.auth.default(scopes=SCOPES)[0])
         return self._loaded[1]
-
-
-def of_file(file: Path) -> Any:
-    """Credentials of the kind the file says it is. Raises ValueError or GoogleAuthError."""
-    info = json.loads(file.read_bytes())
-    kind = info.get("type") if isinstance(info, dict) else None
-    if kind not in KINDS:
-        raise ValueError(f"{KEY} has the type {kind!r}; it must be one of {', '.join(KINDS)}")
-    return KINDS[kind](info, scopes=SCOPES)
 
 
 class Vertex:

@@ -6,7 +6,7 @@ One place for both stages: prepare goes through :func:`lines` to see that everyt
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
@@ -15,7 +15,7 @@ from finetune_stage.openai_rows import openai_row
 from finetune_stage.rows import Row
 from finetune_stage.vertex_rows import vertex_row
 
-SENT = ("train", "validation")
+SENT: tuple[Literal["train", "validation"], ...] = ("train", "validation")
 """Splits a provider gets; the rows of test are asked for one by one."""
 LONGEST_TOKEN = 16
 """Characters; a row of more than a limit of tokens times this is too long by any tokenizer."""

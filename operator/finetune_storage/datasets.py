@@ -1,14 +1,18 @@
-"""Files of rows: one address may stand for many objects (a pattern, or a folder), in S3 or in a dataset of a hub."""
+"""Files of rows: one address may stand for many objects (a pattern, or a folder), in S3, in gs:// or in a dataset of a hub."""
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from finetune_api.pods import SECRET_WAIT_SECONDS
 from finetune_api.reasons import Failure, Reason
 from finetune_storage.hub import HUB, Hub, Repository, hub_token
 from finetune_storage.store import PATIENCE_SECONDS, open_store
 
+if TYPE_CHECKING:
+    from finetune_storage.google_cloud import Bucket
+
+GS = "gs://"
 HUB_DATASETS = f"{HUB}datasets/"
 MOST_FILES = 10_000
 PLACEHOLDERS = re.compile(r"[*?]")
@@ -20,6 +24,8 @@ class FetchedFile(NamedTuple):
     name: str
     """Its address."""
     path: Path
+    generation: int | None = None
+    """Of an object in gs://: the version that was read."""
 
 
 def is_pattern(address: str) -> bool:
@@ -42,10 +48,17 @@ def fetch_rows(
     *,
     patience: float = PATIENCE_SECONDS,
     secret_wait: float = SECRET_WAIT_SECONDS,
+    gs_url: str | None = None,
 ) -> list[FetchedFile]:
-    """Download every file an address stands for into ``folder``, in the order of their names."""
+    """Download every file an address stands for into ``folder``, in the order of their names. ``gs_url`` is another address of
+    the Cloud Storage API than the usual one."""
     if uri.startswith(HUB):
         return _from_hub(uri, folder, hub_token(secrets, secret_wait), patience)
+    if uri.startswith(GS):
+        from finetune_storage.google_cloud import Bucket  # only here: the client takes a while to import
+
+        name = uri.removeprefix(GS).partition("/")[0]
+        return _from_bucket(uri, folder, Bucket(name, secrets, patience=patience, secret_wait=secret_wait, url=gs_url))
     if not is_pattern(uri):
         store = open_store(uri, secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait)
         path = folder / uri.rsplit("/", 1)[-1]
@@ -60,6 +73,16 @@ def fetch_rows(
     for key in keys:
         store.download(key, folder / key)
     return [FetchedFile(store.uri(key), folder / key) for key in keys]
+
+
+def _from_bucket(uri: str, folder: Path, bucket: "Bucket") -> list[FetchedFile]:
+    pattern = uri.removeprefix(GS).partition("/")[2]
+    keys = [pattern]
+    if is_pattern(uri):
+        listed = bucket.list(PLACEHOLDERS.split(pattern, maxsplit=1)[0])
+        keys = _some([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
+    found = [bucket.download(key, folder / key) for key in keys]
+    return [FetchedFile(each.uri, each.path, each.generation) for each in found]
 
 
 def _from_hub(uri: str, folder: Path, token: str | None, patience: float) -> list[FetchedFile]:

@@ -92,7 +92,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "set exactly one of: uri, configMap, persistentVolumeClaim",
     ),
     "no source": (source(), "set exactly one of: uri, configMap, persistentVolumeClaim"),
-    "a store to come": (source(uri="gs://a/b"), "other stores are not supported yet"),
+    "a store to come": (source(uri="abfs://a/b"), "uri is s3://bucket/key, gs://bucket/key or"),
     "secret for a ConfigMap": (source(configMap={"name": "a", "key": "b"}, secretRef=S3), "secretRef belongs to a uri"),
     "a path out of the volume": (
         source(persistentVolumeClaim={"claimName": "a", "path": "../b"}),

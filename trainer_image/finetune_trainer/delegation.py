@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune_api.artifacts import DATA, RESOLVED, Manifest, PreparedSplit, ResolvedDelegation
+from finetune_api.artifacts import DATA, RESOLVED, InPlace, Manifest, PreparedSplit, ResolvedDelegation
 from finetune_api.pods import JobConfig
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
@@ -17,9 +17,10 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, SplitStatistics
 from finetune_stage.chats import answer_of
 from finetune_stage.outcome import Places
-from finetune_stage.provider_rows import Shape, lines, shape_of
+from finetune_stage.provider_rows import SENT, Shape, lines, shape_of
 from finetune_stage.rows import Row
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
+from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Prepared
 from finetune_trainer.plan import LONGEST_ANSWER, Choices, split_seed
 
@@ -46,7 +47,29 @@ def refuse_examination(config: JobConfig) -> None:
         )
 
 
-def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, places: Places) -> Outcome:
+def storage_url(config: JobConfig) -> str | None:
+    """Where Cloud Storage is, where the spec says so."""
+    vertex = config.spec.backend.vertex if config.spec.backend else None
+    return vertex.storage_url if vertex else None
+
+
+def in_place(config: JobConfig, data: Prepared, sources: list[SourceFile]) -> list[InPlace]:
+    """Splits whose one file lies in gs:// in Vertex's own shape, and of which every row is kept: Vertex reads it there."""
+    if config.spec.backend is None or config.spec.backend.vertex is None or data.row_format != "Vertex":
+        return []
+    found = []
+    for split in SENT:
+        files = [each for each in sources if each.split == split]
+        if len(files) != 1 or files[0].generation is None or not files[0].name.endswith(".jsonl"):
+            continue
+        if data.rows[split] == data.sources[files[0].name]:
+            found.append(InPlace(split=split, uri=files[0].name, generation=files[0].generation))
+    return found
+
+
+def publish(
+    config: JobConfig, data: Prepared, choices: Choices, store: Store, places: Places, kept: list[InPlace]
+) -> Outcome:
     """Write data/ and, last, resolved.json."""
     if data.format not in FORMATS:
         raise Failure(Reason.DATA_INVALID, f"rows of format {data.format} cannot be sent to a provider; {FORMATS} can")
@@ -65,6 +88,7 @@ def publish(config: JobConfig, data: Prepared, choices: Choices, store: Store, p
             format=data.format,
             base_model=config.base_model,
             splits=splits,
+            in_place=kept,
             data_digest=digest,
             evaluation=evaluation,
             seed=split_seed(config.spec),
@@ -116,7 +140,7 @@ def _longest_answer(path: Path) -> int:
 
 def _shape(config: JobConfig) -> Shape:
     backend = config.spec.backend
-    stated = backend and (backend.vertex or backend.openai)
+    stated = (backend.vertex or backend.openai) if backend else None
     assert stated is not None
     return shape_of(stated)
 

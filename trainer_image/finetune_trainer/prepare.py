@@ -55,13 +55,14 @@ def run(config: JobConfig, places: Places) -> Outcome:
         is_delegated = delegation.is_delegated(config)
         if is_delegated:
             delegation.refuse_examination(config)
-        sources = fetch_sources(config.spec.dataset, places)
+        sources = fetch_sources(config.spec.dataset, places, delegation.storage_url(config))
         base = None if is_delegated else _base(config, places)
         data = prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress)
         choices = Choices()
         _note_data_choices(config, data, choices)
         if base is None:
-            return delegation.publish(config, data, choices, store, places)
+            kept = delegation.in_place(config, data, sources)
+            return delegation.publish(config, data, choices, store, places, kept)
         checked = Checked(base, data, _examined(config, places, data, progress), sources)
     plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data)), choices)
     return _publish(config, checked, plan, choices, store, places)

@@ -57,15 +57,16 @@ class Source(ApiModel):
         json_schema_extra=cel(
             exactly_one("uri", "configMap", "persistentVolumeClaim"),
             (
-                "!has(self.uri) || self.uri.matches('^(s3://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
-                "uri is s3://bucket/key or hf://datasets/owner/name/file; other stores are not supported yet",
+                "!has(self.uri) || self.uri.matches('^((s3|gs)://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
+                "uri is s3://bucket/key, gs://bucket/key or hf://datasets/owner/name/file",
             ),
             ("!has(self.secretRef) || has(self.uri)", "secretRef belongs to a uri"),
         )
     )
 
     uri: Uri | None = None
-    """s3://bucket/key, or hf://datasets/owner/name/file, with a revision hf://datasets/owner/name@v1/file; the key may be a pattern."""
+    """s3://bucket/key, gs://bucket/key, or hf://datasets/owner/name/file, with a revision hf://datasets/owner/name@v1/file; the key may
+    be a pattern. For gs:// the Secret has credentials.json; without a Secret the pod's own identity counts."""
     config_map: ConfigMapSource | None = None
     """A key of a ConfigMap."""
     persistent_volume_claim: PersistentVolumeClaimSource | None = None

@@ -44,7 +44,7 @@ def guarded_suite(suite: Suite, places: Places) -> Guarded:
     source = Source(uri=suite.uri, secret_ref=suite.secret_ref)
     files = fetch_source(f"suite-{suite.name.replace('/', '-')}", source, places)
     findings = Findings()
-    texts = (own_text(row) for name, path in files for _, row in read_rows(path, name, findings))
+    texts = (own_text(row) for file in files for _, row in read_rows(file.path, file.name, findings))
     guarded = Guarded(suite.name, texts)
     if findings.count:
         raise Failure(Reason.DATA_INVALID, f"dataset.quality.suites, {suite.name}: {findings.sentence()}")

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Source
 from finetune_stage.outcome import Places
-from finetune_storage import fetch_rows, is_pattern, matching
+from finetune_storage import FetchedFile, fetch_rows, is_pattern, matching
 
 SplitName = Literal["train", "validation", "test"]
 Role = SplitName | Literal["mix"]
@@ -21,26 +21,27 @@ class SourceFile(NamedTuple):
     name: str
     """What the user calls it: address, ConfigMap and key, or claim and path."""
     path: Path
+    generation: int | None = None
+    """Of an object in gs://: the version that was read."""
 
 
-def fetch_sources(dataset: DatasetSpec, places: Places) -> list[SourceFile]:
+def fetch_sources(dataset: DatasetSpec, places: Places, gs_url: str | None = None) -> list[SourceFile]:
     """Every file the dataset names, the held-out ones first, the files of a split in the order of their names."""
     sources: dict[Role, Source | None] = {split: getattr(dataset, split) for split in HELD_OUT_FIRST}
     sources["mix"] = dataset.mix.source if dataset.mix else None
     return [
-        SourceFile(role, name, path)
+        SourceFile(role, *file)
         for role, source in sources.items()
         if source is not None
-        for name, path in fetch_source(role, source, places)
+        for file in fetch_source(role, source, places, gs_url)
     ]
 
 
-def fetch_source(role: str, source: Source, places: Places) -> list[tuple[str, Path]]:
-    """Name and place of every file of a source; ``role`` is the field of the dataset that names it."""
+def fetch_source(role: str, source: Source, places: Places, gs_url: str | None = None) -> list[FetchedFile]:
+    """Every file of a source; ``role`` is the field of the dataset that names it."""
     if source.uri is not None:
         folder, secret = places.work_dir / "sources" / role, places.secret(source.secret_ref)
-        files = fetch_rows(source.uri, folder, secret, secret_wait=places.secret_wait)
-        return [(file.name, file.path) for file in files]
+        return fetch_rows(source.uri, folder, secret, secret_wait=places.secret_wait, gs_url=gs_url)
     root = places.sources_dir / role
     if source.config_map is not None:
         prefix, path = f"ConfigMap {source.config_map.name}, key ", source.config_map.key
@@ -49,7 +50,9 @@ def fetch_source(role: str, source: Source, places: Places) -> list[tuple[str, P
         prefix, path = f"PersistentVolumeClaim {claim.claim_name}, path ", claim.path
     else:
         raise Failure(Reason.CONFIG_INVALID, f"dataset.{role}: set one of uri, configMap, persistentVolumeClaim")
-    return [(f"{prefix}{name}", root / name) for name in _mounted(root, path, f"dataset.{role}: {prefix}{path}")]
+    return [
+        FetchedFile(f"{prefix}{name}", root / name) for name in _mounted(root, path, f"dataset.{role}: {prefix}{path}")
+    ]
 
 
 def _mounted(root: Path, path: str, called: str) -> list[str]:
