@@ -164,7 +164,13 @@ class Actor:
             await self._cluster.create(event_manifest(event, utc_now()))
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:
-                logger.warning("Event %s about %s was not written: %s", event.reason, event.regarding.name, error)
+                logger.warning(
+                    "Event %s about %s was not written (%s): %s",
+                    event.reason,
+                    event.regarding.name,
+                    error,
+                    event.message,
+                )
 
 
 def _owner(manifest: Manifest) -> tuple[str | None, str | None]:

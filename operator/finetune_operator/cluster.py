@@ -23,6 +23,7 @@ KINDS: Mapping[str, Kind] = {
     **WATCHED,
     "ServiceAccount": Kind("v1", "serviceaccounts"),
     "Event": Kind("v1", "events"),
+    "Namespace": Kind("v1", "namespaces"),
     "TokenReview": Kind("authentication.k8s.io/v1", "tokenreviews"),
 }
 TIMEOUT = aiohttp.ClientTimeout(total=30)
@@ -57,7 +58,9 @@ def path(kind: str, namespace: str | None = None, name: str | None = None, subre
 def resource_of(target: str) -> str:
     """The resource a path is about: what follows the namespace, or comes last."""
     before, namespaced, after = target.partition("/namespaces/")
-    return after.split("/")[1] if namespaced and "/" in after else before.rsplit("/", 1)[-1]
+    if namespaced:
+        return after.split("/")[1] if "/" in after else "namespaces"
+    return before.rsplit("/", 1)[-1]
 
 
 async def connect() -> "Cluster":

@@ -50,7 +50,7 @@ class Plan:
     """What shall happen next. Carried out in the order of the fields; the first error ends it and the key is tried again."""
 
     reads: tuple[Ref, ...] = ()
-    """Objects that are not cached and must be read first (ServiceAccount; Event: the Warnings about
+    """Objects that are not cached and must be read first (ServiceAccount; Namespace; Event: the Warnings about
     ``uid``; Pod: those of the Job ``uid``).
 
     A plan with reads holds nothing else: reconcile is called again with :attr:`Sources.answers` filled.

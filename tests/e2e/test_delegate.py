@@ -168,13 +168,14 @@ def test_a_pod_that_is_killed_leads_to_no_second_job(
     assert [each["status"] for each in jobs_at_the_provider()] == ["succeeded"]
 
 
+@pytest.mark.parametrize("cascade", ["background", "foreground"])
 def test_cancelling_and_deleting_end_it_at_the_provider(
-    namespace: Kubectl, operator_image: str, jobs_at_the_provider: Any
+    namespace: Kubectl, operator_image: str, jobs_at_the_provider: Any, cascade: str
 ) -> None:
     start(namespace, operator_image, "running")
     job_when(namespace, "tiny", "submitted", lambda job: bool(job["status"].get("provider")), 240)
     began = time.monotonic()
-    namespace("delete", "finetunejob", "tiny", "--timeout=200s")
+    namespace("delete", "finetunejob", "tiny", "--timeout=200s", f"--cascade={cascade}")
     assert time.monotonic() - began < 200
     assert [each["status"] for each in jobs_at_the_provider()] == ["cancelled"]
     wait_until("no delegate", lambda: not namespace.list("pods", "finetune.dev/stage=train"), 60)

@@ -43,6 +43,8 @@ class Program:
     arguments: list[str]
     resources: Manifest
     secrets: frozenset[str]
+    config: str | None = None
+    """ConfigMap with job.json; left out, the FineTuneJob's."""
 
 
 def short_uid(uid: str) -> str:
@@ -113,7 +115,7 @@ def _metadata(config: JobConfig, name: str, labels: dict[str, str]) -> Manifest:
 
 def _pod(config: JobConfig, attempt: Attempt, settings: Settings, program: Program) -> Manifest:
     is_prepare = attempt.stage == "Prepare"
-    own_config = config_name(config.name, config.uid)
+    own_config = program.config or config_name(config.name, config.uid)
     items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
     file = {"name": "config", "configMap": {"name": own_config, "items": items, "defaultMode": 0o444}}
     mount = {"name": "config", "mountPath": pods.CONFIG_FILE.rsplit("/", 1)[0], "readOnly": True}

@@ -158,6 +158,41 @@ def test_an_orphan_is_let_go_at_once() -> None:
     assert cancel_job_of(world) == []
 
 
+def test_a_namespace_that_goes_is_not_held_up() -> None:
+    world = World(a_delegated_job())
+    world.training()
+    world.on_demand["Namespace", "team"] = {"metadata": {"name": "team", "deletionTimestamp": "now"}}
+    world.delete_job()
+    world.settle()
+    assert world.cache.get("FineTuneJob", "team", "bot") is None
+    assert cancel_job_of(world) == []
+    assert "Warning ProviderCancelFailed" in world.events
+
+
+def test_a_deletion_in_the_foreground_takes_away_nothing_the_cancellation_needs() -> None:
+    world = World(a_delegated_job())
+    world.training()
+    world.delete_job()
+    for kind in ("ConfigMap", "Job"):  # what the job owns goes first
+        for each in world.cache.all(kind):
+            world.remove(kind, each["metadata"]["name"])
+    world.remove("Pod", f"{attempt('Train')}-pod")
+    world.settle()
+    (name,) = cancel_job_of(world)
+    volumes = world.get("Job", name)["spec"]["template"]["spec"]["volumes"]
+    assert {volume["configMap"]["name"] for volume in volumes if "configMap" in volume} == {name}
+    config = world.get("ConfigMap", name)
+    assert (
+        JobConfig.model_validate_json(config["data"]["job.json"]).uid
+        == world.get("FineTuneJob", "bot")["metadata"]["uid"]
+    )
+    (owner,) = config["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["uid"]) == ("Job", world.get("Job", name)["metadata"]["uid"])
+    world.end_job(name, "Complete")
+    world.settle()
+    assert world.cache.get("FineTuneJob", "team", "bot") is None
+
+
 def test_a_failed_cancellation_is_said() -> None:
     world = World(a_delegated_job())
     world.training()

@@ -13,6 +13,7 @@ from finetune_operator.cluster import path, resource_of
             path("FineTuneJob", "jobs", "pods", "status"), "finetunejobs", id="a namespace named like a resource"
         ),
         pytest.param(path("Pod"), "pods", id="all namespaces"),
+        pytest.param(path("Namespace", "", "jobs"), "namespaces", id="a namespace"),
         pytest.param(path("TokenReview"), "tokenreviews", id="no namespace"),
     ],
 )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from finetune_api.pods import Report
 from finetune_operator.cache import DEPLOYS, JOB_LABEL, JOB_UID_LABEL, UPSTREAM, Cache, Manifest, labels_of
+from finetune_operator.manifests.delegate import cancel_name
 from finetune_operator.manifests.training import config_name
 from finetune_operator.plan import Key, Ref, Sources
 from finetune_operator.reports import Received
@@ -22,6 +23,8 @@ class Observation:
     body: Manifest
     config: Manifest | None
     """The frozen ConfigMap."""
+    cancel_config: Manifest | None
+    """The ConfigMap of the Job that cancels at a provider."""
     jobs: Mapping[str, Manifest]
     """batch/v1 Jobs of its attempts, by name."""
     pods: tuple[Manifest, ...]
@@ -48,6 +51,7 @@ def observe(sources: Sources, key: Key) -> Observation | None:
         settings=sources.settings,
         body=body,
         config=cache.get("ConfigMap", key.namespace, config_name(key.name, uid)),
+        cancel_config=cache.get("ConfigMap", key.namespace, cancel_name(key.name, uid)),
         jobs={job["metadata"]["name"]: job for job in cache.labelled("Job", key.namespace, JOB_UID_LABEL, uid)},
         pods=tuple(cache.labelled("Pod", key.namespace, JOB_UID_LABEL, uid)),
         upstream=_named(cache, KIND, key.namespace, upstream_name(body)),

@@ -1,12 +1,13 @@
 """The provider's side of a delegated job at its end: what still runs there is cancelled before the job may go.
 
-A finalizer keeps the FineTuneJob until a Job has cancelled at the provider, for at most CANCEL_SECONDS; with the annotation
-finetune.dev/orphan: "true" nothing is cancelled. Jobs that run in this cluster have no finalizer.
+A finalizer keeps the FineTuneJob until a Job has cancelled at the provider, for at most CANCEL_SECONDS, and not at all where its
+namespace is being deleted; with the annotation finetune.dev/orphan: "true" nothing is cancelled. Jobs that run in this cluster have no finalizer.
 """
 
 from finetune_api.reasons import Stage
 from finetune_operator.cache import Manifest
-from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_job, cancel_name
+from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_config, cancel_job, cancel_name
+from finetune_operator.plan import Ref
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive, is_over
 from finetune_operator.reconcile.finetunejob.draft import Draft
@@ -29,7 +30,7 @@ def release(draft: Draft) -> None:
 
 
 def _cancelled(draft: Draft) -> bool:
-    """Whether the provider was told, or there was time enough to."""
+    """Whether the provider was told, or there was time enough to, or nobody can be sent any more."""
     job = draft.seen.jobs.get(cancel_name(draft.name, draft.uid))
     if job is not None and is_over(job):
         if _has_failed(job):
@@ -40,11 +41,30 @@ def _cancelled(draft: Draft) -> bool:
     if left <= 0:
         _warn(draft, f"nothing came of it in {CANCEL_SECONDS} s")
         return True
+    if _namespace_is_going(draft):
+        _warn(draft, f"namespace {draft.namespace} is being deleted and takes no pod that could cancel it")
+        return True
     draft.later(min(left, LOOK_AGAIN_SECONDS))
     attempts.delete_jobs(draft)
-    if job is None and not any(map(is_alive, draft.seen.pods)):  # a live delegate could still submit
-        draft.create.append(cancel_job(frozen_config(draft), draft.seen.settings))
+    _send(draft, job)
     return False
+
+
+def _namespace_is_going(draft: Draft) -> bool:
+    """Asked only while the job itself is being deleted."""
+    if "deletionTimestamp" not in draft.seen.body["metadata"]:
+        return False
+    namespace = draft.answer(Ref("v1", "Namespace", "", draft.namespace))
+    return namespace is not None and "deletionTimestamp" in namespace["metadata"]
+
+
+def _send(draft: Draft, job: Manifest | None) -> None:
+    """The Job that cancels, and once it is there the ConfigMap it owns."""
+    settings = draft.seen.settings
+    if job is None and not any(map(is_alive, draft.seen.pods)):  # a live delegate could still submit
+        draft.create.append(cancel_job(frozen_config(draft), settings))
+    if job is not None and draft.seen.cancel_config is None:
+        draft.create.append(cancel_config(frozen_config(draft), settings, job))
 
 
 def _warn(draft: Draft, why: str) -> None:
