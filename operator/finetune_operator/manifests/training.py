@@ -181,7 +181,7 @@ def _named_sources(spec: FineTuneJobSpec) -> Iterator[tuple[str, Source]]:
         ("train", spec.dataset.train),
         ("validation", spec.dataset.validation),
         ("test", spec.dataset.test),
-        ("mix", spec.dataset.mix and spec.dataset.mix.source),
+        ("mix", spec.dataset.mix.source if spec.dataset.mix else None),
     ):
         if source is not None:
             yield name, source

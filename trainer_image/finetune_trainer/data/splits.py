@@ -78,12 +78,13 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, prog
     by_split = {role: [source for source in sources if source.split == role] for role in ROLES}
     format_ = row_format(by_split["train"], wanted.dataset, wanted.method)
     splits = _splits(wanted.dataset)
+    filled: list[Role] = [*splits, "mix"] if by_split["mix"] else [*splits]
     prepared = Prepared(
         row_format=format_,
         format=prepared_format(format_, wanted.method),
         files={split: folder / f"{split}.jsonl" for split in splits},
         general=folder / "general.jsonl" if by_split["mix"] else None,
-        rows=dict.fromkeys([*splits, *(["mix"] if by_split["mix"] else [])], 0),
+        rows=dict.fromkeys(filled, 0),
         findings=Findings(),
         sources=dict.fromkeys((source.name for source in sources), 0),
     )
