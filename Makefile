@@ -12,6 +12,8 @@ UV_HOME := $(CACHE)/uv==0.13.9
 UV := $(UV_HOME)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks"
 export PYTHONPATH := operator:trainer_image:.
+# Some machines forbid it; then every process of the tests compiles torch and transformers anew, for half a minute.
+export PYTHONDONTWRITEBYTECODE :=
 
 ifeq ($(CLUSTER),local)
 ON_CLUSTER = eval "$$($(PYTHON) -m localcluster env)" &&
