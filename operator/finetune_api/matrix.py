@@ -30,15 +30,30 @@ REFUSED: dict[tuple[MethodName, AdapterType], str] = {
 }
 """Pairs that cannot work or were not tried, each with the reason as the end of a sentence."""
 
+LATENCIES: tuple[Metric, ...] = ("LatencyP50Seconds", "LatencyP95Seconds")
+ON_REQUEST: tuple[Metric, ...] = (
+    "TokenF1",
+    "Bleu",
+    "Chrf",
+    "Rouge1",
+    "Rouge2",
+    "RougeL",
+    "FormatCompliance",
+    *LATENCIES,
+)
+"""Of answers the model writes; computed where they are named."""
+ANSWERED: frozenset[Metric] = frozenset({"ExactMatch", "Reward", *ON_REQUEST})
+"""Metrics for which the model must write answers."""
+
 METRICS: dict[MethodName, tuple[Metric, ...]] = {
-    "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1"),
+    "sft": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", *ON_REQUEST),
     "cpt": ("Loss", "Perplexity"),
     "dpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "kto": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "classification": ("Loss", "Accuracy", "MacroF1"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
-    "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward"),
+    "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward", *ON_REQUEST),
 }
 """What each method can be measured by."""
 

@@ -1,12 +1,12 @@
 """Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_stage.scores`."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from finetune_api.v1alpha1.evaluation import GateRule
 from finetune_api.v1alpha1.finetunejob_status import GateResult
 from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
-from finetune_stage.scores import LOWER_IS_BETTER, RowScore, correct, figures, statistic
+from finetune_stage.scores import LOWER_IS_BETTER, SHARES, RowScore, correct, figures, statistic
 
 NO_ROWS = "no held-out rows to decide on: give dataset.test, dataset.validation or dataset.split"
 
@@ -70,18 +70,29 @@ def _ratio(rule: GateRule, value: float, base: list[RowScore] | None) -> Iterato
 
 def _beats(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
     for name in rule.beats or ():
-        other = _baseline(name, rule, exams)
-        if other is None:
+        gain = _gain_on_majority(rule, exams, seed) if name == "MajorityClass" else _gain_on_base(rule, exams, seed)
+        if gain is None:
             yield False, f"beats {name}, which was not evaluated"
             continue
-        gain = paired_bootstrap(correct(exams.tuned, rule.metric), other, seed)
         yield gain.low > 0, f"beats {name} by {gain.value:+.4f}, {_between(gain)}"
 
 
-def _baseline(name: str, rule: GateRule, exams: Exams) -> list[bool] | None:
-    if name == "MajorityClass":
-        return exams.majority
-    return correct(exams.base, rule.metric) if exams.base is not None else None
+def _gain_on_base(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
+    if exams.base is None:
+        return None
+    if rule.metric in SHARES:
+        return _paired(correct(exams.tuned, rule.metric), correct(exams.base, rule.metric), seed)
+    return _improvement(rule, exams.tuned, exams.base, seed)
+
+
+def _gain_on_majority(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
+    return None if exams.majority is None else _paired(correct(exams.tuned, rule.metric), exams.majority, seed)
+
+
+def _paired(ours: Sequence[bool | None], theirs: Sequence[bool | None], seed: int) -> Interval:
+    """On the rows that have both outcomes."""
+    pairs = [(one, other) for one, other in zip(ours, theirs, strict=True) if one is not None and other is not None]
+    return paired_bootstrap([one for one, _ in pairs], [other for _, other in pairs], seed)
 
 
 def _gain(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:

@@ -14,11 +14,15 @@ from numpy.typing import NDArray
 from finetune_api.model import ApiModel
 from finetune_api.v1alpha1.evaluation import Metric
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
+from finetune_stage.overlap import BLEU_ORDERS, CHRF_ORDERS, bleu, chrf
 
 # Perplexity is e to the loss; beyond this loss it would not fit into a float.
 HIGHEST_LOSS = 700.0
-LOWER_IS_BETTER: frozenset[Metric] = frozenset({"Loss", "Perplexity"})
-
+PERCENTILES: dict[Metric, float] = {"LatencyP50Seconds": 50, "LatencyP95Seconds": 95}
+"""Of the seconds an answer takes; no sums over rows, so that no interval is drawn of them."""
+LOWER_IS_BETTER: frozenset[Metric] = frozenset({"Loss", "Perplexity", *PERCENTILES})
+SHARES: frozenset[Metric] = frozenset({"ExactMatch", "Accuracy", "PreferenceAccuracy"})
+"""A row is right or wrong."""
 
 Confusion = dict[str, dict[str, int]]
 """Right label -> most probable label -> rows."""
@@ -48,6 +52,10 @@ class RowScore(ApiModel):
     """The most probable label."""
     values: dict[str, float] | None = None
     """Of further metrics, by their names: the figure is the mean over the rows."""
+    terms: dict[str, list[float]] | None = None
+    """Of Bleu and Chrf what the row adds to the sums they are computed from."""
+    seconds: float | None = None
+    """Until the answer was written, alone; of the first rows, where a latency is asked for."""
 
 
 class EvaluationFile(ApiModel):
@@ -86,37 +94,51 @@ class Statistic(NamedTuple):
 
 def figures(scores: list[RowScore], metrics: Iterable[Metric]) -> dict[str, float]:
     """The metrics over all rows; the loss counts every token alike."""
-    found = {metric: statistic(scores, metric) for metric in metrics}
-    return {metric: float(each.of_sums(each.rows.sum(axis=0))) for metric, each in found.items()}
+    return {metric: _figure(scores, metric) for metric in metrics}
+
+
+def _figure(scores: list[RowScore], metric: Metric) -> float:
+    if metric in PERCENTILES:
+        seconds = [score.seconds for score in scores if score.seconds is not None]
+        return float(np.percentile(seconds, PERCENTILES[metric])) if seconds else 0.0
+    found = statistic(scores, metric)
+    return float(found.of_sums(found.rows.sum(axis=0)))
 
 
 def statistic(scores: list[RowScore], metric: Metric) -> Statistic:
-    """The metric over these rows. A further metric needs only :attr:`RowScore.values`."""
+    """The metric over these rows. A further metric that is a mean needs only :attr:`RowScore.values`."""
     if metric == "Loss":
         return Statistic(_terms((score.nll, score.tokens) for score in scores), _ratio)
     if metric == "Perplexity":
         return Statistic(_terms((score.nll, score.tokens) for score in scores), _perplexity)
     if metric == "MacroF1":
         return Statistic(_label_counts(scores), _macro_f1)
+    if metric == "Bleu":
+        return Statistic(_named_terms(scores, metric, 2 + 2 * BLEU_ORDERS), bleu)
+    if metric == "Chrf":
+        return Statistic(_named_terms(scores, metric, 3 * CHRF_ORDERS), chrf)
     values = row_values(scores, metric)
     return Statistic(_terms((0, 0) if value is None else (value, 1) for value in values), _ratio)
 
 
 def row_values(scores: list[RowScore], metric: Metric) -> list[float | None]:
     """Row by row, for a metric that is a mean over the rows that have a value."""
-    if metric in ("ExactMatch", "Accuracy"):
-        return [float(right) for right in correct(scores, metric)]
+    if metric in SHARES:
+        return [None if right is None else float(right) for right in correct(scores, metric)]
     if metric == "RewardMargin":
         return [score.margin for score in scores]
     if metric == "Reward":
         return [score.reward for score in scores]
-    if metric == "PreferenceAccuracy":
-        return [None if score.margin is None else float(score.margin > 0) for score in scores]
     return [(score.values or {}).get(metric) for score in scores]
 
 
 def _terms(rows: Iterable[tuple[float, float]]) -> Numbers:
     return np.array(list(rows), dtype=np.float64).reshape(-1, 2)
+
+
+def _named_terms(scores: list[RowScore], metric: Metric, width: int) -> Numbers:
+    nothing = [0.0] * width
+    return np.array([(score.terms or {}).get(metric, nothing) for score in scores], dtype=np.float64).reshape(-1, width)
 
 
 def _ratio(sums: Numbers) -> Any:
@@ -160,12 +182,11 @@ def confusion(scores: list[RowScore]) -> Confusion | None:
     return table or None
 
 
-def correct(scores: list[RowScore], metric: Metric) -> list[bool]:
-    """Row by row, for a metric that is a share of right rows."""
+def correct(scores: list[RowScore], metric: Metric) -> list[bool | None]:
+    """Row by row, for a metric that is a share of right rows; None where a row has no outcome."""
     if metric == "PreferenceAccuracy":
-        return [score.margin > 0 for score in scores if score.margin is not None]
-    found = [score.exact if metric == "ExactMatch" else score.label_correct for score in scores]
-    return [bool(value) for value in found]
+        return [None if score.margin is None else score.margin > 0 for score in scores]
+    return [score.exact if metric == "ExactMatch" else score.label_correct for score in scores]
 
 
 def share(values: list[bool]) -> float:

@@ -129,9 +129,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {"gate": [{"metric": "Loss"}]}},
         "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
     ),
-    "a loss that beats": (
-        {"evaluation": {"gate": [{"metric": "Loss", "beats": ["Base"]}]}},
-        "beats is for ExactMatch, Accuracy and PreferenceAccuracy",
+    "a loss that beats a majority": (
+        {"evaluation": {"gate": [{"metric": "Loss", "beats": ["MajorityClass"]}]}},
+        "beats MajorityClass is for ExactMatch and Accuracy",
+    ),
+    "a latency with a minimum": (
+        {"evaluation": {"gate": [{"metric": "LatencyP95Seconds", "min": 1}]}},
+        "a gate on it takes max only",
+    ),
+    "a format nobody stated": (
+        {"evaluation": {"metrics": ["FormatCompliance"]}},
+        "FormatCompliance needs answerFormat: regex or jsonSchema",
     ),
     "gate against a base that is not evaluated": (
         {"evaluation": {"compareWithBase": False, "gate": [{"metric": "Loss", "maxRatioToBase": 1.0}]}},

@@ -317,7 +317,7 @@ def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret
 
 def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) -> None:
     """Prompts of unlike length, one by one and as a batch."""
-    from finetune_trainer import evaluate
+    from finetune_trainer.batching import BATCH_TOKENS
 
     rows = [row | {"prompt": "thing " * (i % 4) + row["prompt"]} for i, row in enumerate(colour_rows(12))]
     both = {"train": rows, "test": rows}
@@ -328,7 +328,7 @@ def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) ->
     store = job_store(config, secret.parent)
     store.delete(["manifest.json", "checkpoints/base-scores.json"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "BATCH_TOKENS", {"cpu": 1})
+        patch.setitem(BATCH_TOKENS, "cpu", 1)
         train_here(config, secret.parent, tmp_path / "again")
     alone = published_scores(config, secret)
     assert_same(alone.tuned, together.tuned)

@@ -13,6 +13,7 @@ from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Judge
+from finetune_trainer.text_metrics import format_check
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
@@ -35,6 +36,7 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: J
         max_new_tokens=spec.max_new_tokens or 0,
         stop_tokens=stop_tokens,
         judge=judge,
+        keeps_format=format_check(spec.answer_format),
     )
 
 

@@ -22,7 +22,8 @@ from finetune_stage.rows import Row
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Prepared
-from finetune_trainer.plan import LONGEST_ANSWER, Choices, split_seed
+from finetune_trainer.plan import Choices, split_seed
+from finetune_trainer.plan_evaluation import LONGEST_ANSWER
 
 FORMATS = ("Messages", "PromptCompletion", "Preference")
 

@@ -1,4 +1,4 @@
-"""Score a model on held-out rows: likelihood of the answers, greedy answers, most probable label.
+"""Score a model on held-out rows: likelihood of the answers, answers of its own, most probable label.
 
 The base is scored before training and the tuned model after it, by the same code in the same arithmetic. Nothing here
 draws random numbers, so that training takes the same course with and without it.
@@ -7,64 +7,48 @@ draws random numbers, so that training takes the same course with and without it
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
 
+from finetune_api.matrix import ANSWERED
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.evaluation import Metric
-from finetune_stage.rows import Row
-from finetune_stage.scores import RowScore
-from finetune_trainer.adapter import virtual_tokens
-from finetune_trainer.encode import IGNORED, Encoder, Example
+from finetune_stage.scores import PERCENTILES, RowScore
+from finetune_trainer.answering import latencies, written
+from finetune_trainer.batching import BATCH_TOKENS, batches, padded
+from finetune_trainer.encode import IGNORED, Example
+from finetune_trainer.exam import Exam as Exam
 from finetune_trainer.machine import Numerics
-from finetune_trainer.rewards import Answer, Judge, answer_text
+from finetune_trainer.text_metrics import judged
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 """Memory for the float32 logits of a batch; computing the loss takes about three times that."""
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What is asked of both models."""
-
-    encoder: Encoder
-    split: str
-    rows: list[Row]
-    metrics: frozenset[Metric]
-    labels: tuple[str, ...]
-    max_length: int
-    max_new_tokens: int
-    """For ExactMatch and Reward."""
-    stop_tokens: list[int]
-    judge: Judge | None = None
-    """For Reward."""
 
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     """Every row's outcome."""
+    rows = len(exam.rows)
     with at_rest(model), numerics.autocast():
         losses = _row_likelihoods(model, exam)
-        answers = _greedy_answers(model, exam) if exam.metrics & {"ExactMatch", "Reward"} else []
-        exact = map(_is_exact, answers) if "ExactMatch" in exam.metrics else [None] * len(exam.rows)
-        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else [None] * len(exam.rows)
-        labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * len(exam.rows)
+        answers = written(model, exam) if exam.metrics & ANSWERED else []
+        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else [None] * rows
+        labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * rows
+        seconds = latencies(model, exam) if exam.metrics & PERCENTILES.keys() else [None] * rows
+    texts = [judged(answer, exam.metrics, exam.keeps_format) for answer in answers] or [{}] * rows
     return [
         RowScore(
             id=row.id,
             nll=nll,
             tokens=tokens,
-            exact=matched,
             label=label,
             predicted=predicted,
             label_correct=None if label is None else label == predicted,
             reward=reward,
+            seconds=taken,
+            **text,
         )
-        for row, (nll, tokens), matched, (label, predicted), reward in zip(
-            exam.rows, losses, exact, labels, rewards, strict=True
+        for row, (nll, tokens), (label, predicted), reward, taken, text in zip(
+            exam.rows, losses, labels, rewards, seconds, texts, strict=True
         )
     ]
 
@@ -128,44 +112,6 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     return [found[place] for place in range(len(examples))]
 
 
-def _is_exact(answer: Answer) -> bool:
-    """Whether it is the reference, white space around it apart."""
-    return answer.text.strip() == answer.reference.strip()
-
-
-def _greedy_answers(model: Any, exam: Exam) -> list[Answer]:
-    """The answer to every row's prompt; nothing is sampled."""
-    room = max(1, exam.max_length - exam.max_new_tokens)
-    prompts = [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
-    answers: dict[int, list[int]] = {}
-    lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
-    # Padding between virtual tokens and prompt would move the prompt away from them.
-    budget = 1 if virtual_tokens(model) else BATCH_TOKENS[model.device.type]
-    for places in batches(lengths, budget):
-        generated = _generate(model, exam, [prompts[place] for place in places])
-        answers |= dict(zip(places, generated, strict=True))
-    return [
-        Answer(
-            text=answer_text(exam.encoder.tokenizer, answers[place], exam.stop_tokens),
-            reference=exam.encoder.reference(row.fields),
-            prompt_ids=prompts[place],
-            ids=answers[place],
-        )
-        for place, row in enumerate(exam.rows)
-    ]
-
-
-def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:
-    """Tokens of the answers, each up to and with its end token."""
-    pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
-    ids, mask = padded(prompts, pad, model.device, left=True)
-    config = GenerationConfig(
-        max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
-    )
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
-    return [until_stop(answer, set(exam.stop_tokens)) for answer in output]
-
-
 def _labels(model: Any, exam: Exam) -> list[tuple[str, str]]:
     """The reference, and the most probable label, its end token included."""
     candidates = []
@@ -186,33 +132,3 @@ def _labels(model: Any, exam: Exam) -> list[tuple[str, str]]:
 
 def _cut(example: Example, size: int) -> Example:
     return Example(example.input_ids[-size:], example.labels[-size:])
-
-
-def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Places of rows of like length, each batch of at most ``budget`` padded tokens (or one row)."""
-    batch: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda place: lengths[place]):
-        if batch and lengths[place] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(place)
-    if batch:
-        yield batch
-
-
-def padded(rows: list[list[int]], value: int, device: Any, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows as one tensor, and the mask of what is not padding (by length: a pad id may be a real token)."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), value)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for place, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(0, len(row))
-        ids[place, span] = torch.tensor(row)
-        mask[place, span] = 1
-    return ids.to(device), mask.to(device)
-
-
-def until_stop(ids: list[int], stops: set[int]) -> list[int]:
-    """Up to and with the first token that ends an answer."""
-    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
-    return ids[:end]

@@ -9,10 +9,9 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAnd
 
 from finetune_api.artifacts import Resolved
 from finetune_api.v1alpha1.methods import ClassificationMethod
-from finetune_trainer.evaluate import batches, padded
+from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 
 MULTI = "multi_label_classification"
-BATCH_TOKENS = {"cpu": 4_096, "cuda": 16_384}
 
 
 class Head(NamedTuple):

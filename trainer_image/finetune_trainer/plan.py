@@ -11,8 +11,7 @@
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run, two kept
-    metrics              all of the method's; sft: Accuracy and MacroF1 with labels only
-    maxNewTokens         those of the longest answer held out
+    evaluation           :mod:`finetune_trainer.plan_evaluation`
 
 Methods that sample answers: :mod:`finetune_trainer.sampling`.
 
@@ -23,16 +22,17 @@ from math import ceil
 from typing import NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import METRICS, SAMPLING_METHODS, foreign_metrics, refusal
+from finetune_api.matrix import SAMPLING_METHODS, refusal
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.dataset import Split
-from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
 from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
+from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
@@ -40,7 +40,6 @@ T = TypeVar("T")
 
 DEFAULT_SEED = 42
 LONGEST_TEXT = 2048
-LONGEST_ANSWER = 4096
 SHARE_THAT_FITS = 0.99
 CHECKPOINTS = 10
 
@@ -79,7 +78,7 @@ def decide(seen: Situation, choices: Choices) -> Plan:
     if sentence := refusal(seen.method, adapter.type):  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
     seen = seen._replace(base=seen.base.with_room_for(adapter.virtual_tokens))
-    evaluation = _evaluation(seen, choices)
+    evaluation = resolved_evaluation(seen, choices)
     method = settings(seen.method, seen.spec.method or MethodSpec(), choices, seen.classes)
     training, forecast = _training(seen, adapter, choices)
     return Plan(adapter, training, evaluation, method, forecast)
@@ -216,31 +215,3 @@ def _max_length(seen: Situation, stated: TrainingSpec, choices: Choices) -> int:
     return choices.take(
         "training.maxLength", None, limited, why if limited == wanted else f"positions of the base; {why}"
     )
-
-
-def _evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
-    stated = seen.spec.evaluation or EvaluationSpec()
-    sampled = sampling.sampling_of(seen.spec)
-    has_answers = seen.method == "sft" or sampled is not None
-    held_out = seen.held_out
-    if held_out is None:
-        if stated.gate:
-            raise Failure(
-                Reason.CONFIG_INVALID,
-                "evaluation.gate needs held-out rows: set dataset.test or dataset.split.test (or validation)",
-            )
-        return stated
-    asked = {*(stated.metrics or ()), *(rule.metric for rule in stated.gate or ())}
-    if sentence := foreign_metrics(seen.method, asked):
-        raise Failure(Reason.CONFIG_INVALID, f"evaluation: {sentence}")
-    usual: list[Metric] = [
-        name for name in METRICS[seen.method] if name not in ("Accuracy", "MacroF1") or stated.labels or not has_answers
-    ]
-    metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
-    new_tokens = stated.max_new_tokens
-    if sampled is not None:
-        new_tokens = choices.take("evaluation.maxNewTokens", new_tokens, sampled.max_new_tokens, "as in training")
-    elif has_answers and "ExactMatch" in {*metrics, *asked}:
-        longest = max(1, min(LONGEST_ANSWER, held_out.longest_answer))
-        new_tokens = choices.take("evaluation.maxNewTokens", new_tokens, longest, "the longest held-out answer")
-    return stated.model_copy(update={"metrics": metrics, "max_new_tokens": new_tokens})

@@ -4,12 +4,40 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, ShortText, cel
+from finetune_api.model import ApiModel, ShortText, cel, exactly_one
+from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 
 Metric = Literal[
-    "Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "PreferenceAccuracy", "RewardMargin", "Reward"
+    "Loss",
+    "Perplexity",
+    "ExactMatch",
+    "Accuracy",
+    "MacroF1",
+    "PreferenceAccuracy",
+    "RewardMargin",
+    "Reward",
+    "TokenF1",
+    "Bleu",
+    "Chrf",
+    "Rouge1",
+    "Rouge2",
+    "RougeL",
+    "FormatCompliance",
+    "LatencyP50Seconds",
+    "LatencyP95Seconds",
 ]
 Baseline = Literal["Base", "MajorityClass"]
+
+
+class AnswerFormat(ApiModel):
+    """What an answer must look like; exactly one of regex and jsonSchema."""
+
+    model_config = ConfigDict(json_schema_extra=cel(exactly_one("regex", "jsonSchema")))
+
+    regex: RegexReward | None = None
+    """A pattern that is found in the answer."""
+    json_schema: JsonSchemaReward | None = None
+    """A schema that accepts the answer, which is JSON."""
 
 
 class GateRule(ApiModel):
@@ -22,8 +50,12 @@ class GateRule(ApiModel):
                 "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
             ),
             (
-                "!has(self.beats) || self.metric in ['ExactMatch', 'Accuracy', 'PreferenceAccuracy']",
-                "beats is for ExactMatch, Accuracy and PreferenceAccuracy",
+                "!has(self.beats) || !self.beats.exists(b, b == 'MajorityClass') || self.metric in ['ExactMatch', 'Accuracy']",
+                "beats MajorityClass is for ExactMatch and Accuracy",
+            ),
+            (
+                "!self.metric.startsWith('Latency') || !(has(self.min) || has(self.maxRatioToBase) || has(self.minDeltaVersusBase) || has(self.beats))",
+                "a latency is another in every run: a gate on it takes max only",
             ),
         )
     )
@@ -60,6 +92,11 @@ class EvaluationSpec(ApiModel):
                 "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.beats))",
                 "a gate against the base needs compareWithBase: true",
             ),
+            (
+                "has(self.answerFormat) || ((!has(self.metrics) || !self.metrics.exists(m, m == 'FormatCompliance'))"
+                " && (!has(self.gate) || !self.gate.exists(g, g.metric == 'FormatCompliance')))",
+                "FormatCompliance needs answerFormat: regex or jsonSchema",
+            ),
         )
     )
 
@@ -67,10 +104,13 @@ class EvaluationSpec(ApiModel):
     """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy and MacroF1. For
     preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
     RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For grpo
-    also ExactMatch and Reward."""
+    also ExactMatch and Reward. With answerFormat also FormatCompliance. Named only: TokenF1, Rouge1, Rouge2 and RougeL (0 to 1),
+    Bleu and Chrf (0 to 100, of all rows together), LatencyP50Seconds and LatencyP95Seconds."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
     """The allowed answers; Accuracy is the share of rows whose most probable label is the right one,
     MacroF1 the mean of the labels' F1."""
+    answer_format: AnswerFormat | None = None
+    """What answers must look like; FormatCompliance is the share of the written answers that do."""
     compare_with_base: bool = True
     """Evaluate the base on the same rows."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None

@@ -1,0 +1,70 @@
+"""The answers a model writes to held-out prompts, and how long it takes for one. Nothing is sampled."""
+
+import time
+from typing import Any
+
+from transformers import GenerationConfig
+
+from finetune_trainer.adapter import virtual_tokens
+from finetune_trainer.batching import BATCH_TOKENS, batches, padded
+from finetune_trainer.exam import Exam
+from finetune_trainer.rewards import Answer, answer_text
+
+TIMED_ROWS = 32
+"""Latencies are of so many answers, the first ones."""
+
+
+def written(model: Any, exam: Exam) -> list[Answer]:
+    """The answer to every row's prompt."""
+    prompts = _prompts(exam)
+    answers: dict[int, list[int]] = {}
+    lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
+    # Padding between virtual tokens and prompt would move the prompt away from them.
+    budget = 1 if virtual_tokens(model) else BATCH_TOKENS[model.device.type]
+    for places in batches(lengths, budget):
+        generated = _generate(model, exam, [prompts[place] for place in places])
+        answers |= dict(zip(places, generated, strict=True))
+    return [
+        Answer(
+            text=answer_text(exam.encoder.tokenizer, answers[place], exam.stop_tokens),
+            reference=exam.encoder.reference(row.fields),
+            prompt_ids=prompts[place],
+            ids=answers[place],
+        )
+        for place, row in enumerate(exam.rows)
+    ]
+
+
+def latencies(model: Any, exam: Exam) -> list[float | None]:
+    """Seconds from prompt to the end of its answer, each answer alone; of the first rows."""
+    prompts = _prompts(exam)[:TIMED_ROWS]
+    _generate(model, exam, prompts[:1])  # the first one pays for what is compiled and cached
+    seconds: list[float | None] = []
+    for prompt in prompts:
+        began = time.perf_counter()
+        _generate(model, exam, [prompt])
+        seconds.append(time.perf_counter() - began)
+    return [*seconds, *([None] * (len(exam.rows) - len(seconds)))]
+
+
+def _prompts(exam: Exam) -> list[list[int]]:
+    """The end of each prompt, as much as leaves room for an answer."""
+    room = max(1, exam.max_length - exam.max_new_tokens)
+    return [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
+
+
+def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:
+    """Tokens of the answers, each up to and with its end token."""
+    pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
+    ids, mask = padded(prompts, pad, model.device, left=True)
+    config = GenerationConfig(
+        max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
+    )
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+    return [until_stop(answer, set(exam.stop_tokens)) for answer in output]
+
+
+def until_stop(ids: list[int], stops: set[int]) -> list[int]:
+    """Up to and with the first token that ends an answer."""
+    end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
+    return ids[:end]

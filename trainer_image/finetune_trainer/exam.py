@@ -1,0 +1,27 @@
+"""What is asked of base and tuned model: rows, metrics, and how answers are written."""
+
+from dataclasses import dataclass
+
+from finetune_api.v1alpha1.evaluation import Metric
+from finetune_stage.rows import Row
+from finetune_trainer.encode import Encoder
+from finetune_trainer.rewards import Judge, Reward
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The same for both models."""
+
+    encoder: Encoder
+    split: str
+    rows: list[Row]
+    metrics: frozenset[Metric]
+    labels: tuple[str, ...]
+    max_length: int
+    max_new_tokens: int
+    """Of an answer."""
+    stop_tokens: list[int]
+    judge: Judge | None = None
+    """For Reward."""
+    keeps_format: Reward | None = None
+    """For FormatCompliance."""

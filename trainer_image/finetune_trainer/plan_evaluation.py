@@ -1,0 +1,58 @@
+"""Decide how base and tuned model are compared where the spec leaves it out. Pure; called by :mod:`finetune_trainer.plan`.
+
+metrics              all of the method's that need not be named; Accuracy and MacroF1 with labels only (classes have their own)
+maxNewTokens         those of the longest answer held out; of methods that sample answers, as in training
+"""
+
+from finetune_api.matrix import ANSWERED, METRICS, ON_REQUEST, MethodName, foreign_metrics
+from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
+from finetune_trainer import sampling
+from finetune_trainer.choices import Choices
+from finetune_trainer.sizing import Situation
+from finetune_trainer.text_metrics import format_check
+
+LONGEST_ANSWER = 4096
+WRITERS: tuple[MethodName, ...] = ("sft", "grpo")
+"""Methods whose rows have one right answer, beside which the model's own is laid."""
+
+
+def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
+    """Nothing left out. Raises Failure where the rows do not have what is asked for."""
+    stated = seen.spec.evaluation or EvaluationSpec()
+    if seen.held_out is None:
+        if stated.gate:
+            raise Failure(
+                Reason.CONFIG_INVALID,
+                "evaluation.gate needs held-out rows: set dataset.test or dataset.split.test (or validation)",
+            )
+        return stated
+    gated = [rule.metric for rule in stated.gate or ()]
+    if sentence := foreign_metrics(seen.method, {*(stated.metrics or ()), *gated}):
+        raise Failure(Reason.CONFIG_INVALID, f"evaluation: {sentence}")
+    format_check(stated.answer_format)
+    usual = _usual_metrics(seen.method, stated)
+    metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
+    if {*metrics, *gated} & ANSWERED:
+        longest, why = _longest_answer(seen)
+        stated = stated.model_copy(
+            update={"max_new_tokens": choices.take("evaluation.maxNewTokens", stated.max_new_tokens, longest, why)}
+        )
+    return stated.model_copy(update={"metrics": metrics})
+
+
+def _usual_metrics(method: MethodName, stated: EvaluationSpec) -> list[Metric]:
+    """Without those that are only computed where they are named, and those whose needs are not stated."""
+    without: set[Metric] = set() if stated.answer_format else {"FormatCompliance"}
+    if method in WRITERS and not stated.labels:
+        without |= {"Accuracy", "MacroF1"}
+    named = set(ON_REQUEST) - {"FormatCompliance"}
+    return [name for name in METRICS[method] if name not in without | named]
+
+
+def _longest_answer(seen: Situation) -> tuple[int, str]:
+    sampled = sampling.sampling_of(seen.spec)
+    if sampled is not None:
+        return sampled.max_new_tokens, "as in training"
+    assert seen.held_out is not None
+    return max(1, min(LONGEST_ANSWER, seen.held_out.longest_answer)), "the longest held-out answer"
