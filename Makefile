@@ -8,6 +8,7 @@ CLUSTER ?= local
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
 VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 PY := $(VENV)/bin/python
+VLLM := $(CACHE)/vllm-$(shell sha256sum requirements/vllm.txt | cut -c1-12)
 UV_HOME := $(CACHE)/uv==0.13.9
 UV := $(UV_HOME)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks"
@@ -19,7 +20,7 @@ ifeq ($(CLUSTER),local)
 ON_CLUSTER = eval "$$($(PYTHON) -m localcluster env)" &&
 endif
 
-.PHONY: help venv locks verify unit contract cluster images install apiserver e2e demo demo-down kubeconfig test
+.PHONY: help venv locks verify unit vllm contract cluster images install apiserver e2e demo demo-down kubeconfig test
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -51,10 +52,18 @@ unit: venv  ## unit tests
 locks: | $(UV)  ## compile the locks anew from pyproject.toml
 	for extra in operator trainer; do \
 	  $(COMPILE) pyproject.toml --extra $$extra --python-version 3.13 -o requirements/$$extra.txt; done
+	$(COMPILE) --no-deps requirements/vllm.in --python-version 3.11 -o requirements/vllm.txt
 	$(COMPILE) requirements/seaweedfs.in --python-version 3.13 -o requirements/seaweedfs.txt
 	$(COMPILE) pyproject.toml --all-extras --group dev --python-version 3.11 -o requirements/dev.txt
 
+vllm: $(VLLM)/complete  ## vLLM, of which tests ask what it thinks of our adapters; 130 MB
+
+$(VLLM)/complete: | venv
+	$(UV) pip install --quiet --no-deps --require-hashes --python $(PY) --target $(VLLM) -r requirements/vllm.txt
+	touch $@
+
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
+	-$(MAKE) --no-print-directory vllm  # where it cannot be had, its tests are skipped and say so
 	$(PY) -m pytest -m contract -n 2 tests/contract
 
 cluster:  ## bring the local cluster up, or back into shape

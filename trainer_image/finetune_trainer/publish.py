@@ -18,11 +18,10 @@ from finetune_api.artifacts import (
     RESOLVED,
     JobRecord,
     Manifest,
-    Resolved,
 )
 from finetune_api.pods import Trained
 from finetune_api.servable import servable
-from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document
@@ -79,7 +78,10 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     is_adapter = resolved.adapter.type != "Full"
     key = ADAPTER if is_adapter else MODEL
     folder = inputs.work / "artifact"
-    _save(model, tokenizer, resolved, outcome, folder)
+    if is_adapter:
+        save_adapter(model, resolved.base_model, outcome.stop_tokens, folder)
+    else:
+        save_model(model, tokenizer, outcome.stop_tokens, folder)
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
     diagnosis = diagnose(_evidence(inputs, outcome, metrics))
     outcome = outcome.diagnosed(diagnosis)
@@ -146,24 +148,26 @@ def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: s
     )
 
 
-def _save(model: Any, tokenizer: Any, resolved: Resolved, outcome: Outcome, folder: Path) -> None:
-    """Write the weights, and what a server needs to know beside them."""
-    writes = model.can_generate()
-    if writes:
-        model.generation_config.eos_token_id = outcome.stop_tokens
-    if resolved.adapter.type == "Full":
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return
+def save_model(model: Any, tokenizer: Any, stop_tokens: list[int], folder: Path) -> None:
+    """Write a whole model, and what a server needs to know beside the weights."""
+    if model.can_generate():
+        model.generation_config.eos_token_id = stop_tokens
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(model: Any, base: ResolvedBaseModel, stop_tokens: list[int], folder: Path) -> None:
+    """Write the weights that learned, and what a server needs to know beside them."""
     config = model.peft_config[model.active_adapter]
-    config.base_model_name_or_path = str(resolved.base_model.uri).removeprefix("hf://")
-    config.revision = resolved.base_model.revision
+    config.base_model_name_or_path = str(base.uri).removeprefix("hf://")
+    config.revision = base.revision
     for field in ("target_modules", "feedforward_modules"):  # a set has no order, and equal adapters have equal digests
         if isinstance(named := vars(config).get(field), set):
             setattr(config, field, sorted(named))
     # The vocabulary never changes; "auto" would ask a hub about the base.
     model.save_pretrained(folder, save_embedding_layers=False)
-    if writes:
+    if model.can_generate():
+        model.generation_config.eos_token_id = stop_tokens
         model.generation_config.save_pretrained(folder)
     else:  # how many scores there are and what they mean is in the model's own configuration only
         model.get_base_model().config.save_pretrained(folder)
