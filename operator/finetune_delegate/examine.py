@@ -8,7 +8,7 @@ from finetune_delegate.provider import Provider
 from finetune_stage.chats import answer_of, chat_of
 from finetune_stage.gate import Exams, decide
 from finetune_stage.rows import Row, Splits, held_out
-from finetune_stage.scores import EvaluationFile, RowScore, figures, majority_baseline, share
+from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
 
 AT_A_TIME = 8
 """Requests; a provider that wants fewer says 429, which is waited out."""
@@ -38,11 +38,13 @@ def examine(
         majority_class=share(majority),
         gate=decide(spec.gate, Exams(after, before, majority), resolved.seed) if spec.gate else None,
     )
-    return EvaluationFile(summary=summary, seed=resolved.seed, base=before, tuned=after, majority=majority)
+    return EvaluationFile(
+        summary=summary, seed=resolved.seed, base=before, tuned=after, majority=majority, confusion=confusion(after)
+    )
 
 
 def score(provider: Provider, model: str, rows: list[Row], max_tokens: int, labels: list[str] | None) -> list[RowScore]:
-    """Every row's outcome. Accuracy is by the generated text, too: no provider has to return the labels' likelihoods."""
+    """Every row's outcome. Accuracy and MacroF1 are by the generated text, too: no provider has to return the labels' likelihoods."""
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         answers = list(pool.map(lambda row: provider.answer(model, chat_of(row), max_tokens), rows))
     pairs = [(answer.strip(), answer_of(row).strip()) for answer, row in zip(answers, rows, strict=True)]

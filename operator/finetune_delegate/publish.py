@@ -1,5 +1,6 @@
 """Store what came out: the endpoint's names, the evaluation, the metrics, and last of all the job's manifest."""
 
+import json
 import platform
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +13,7 @@ from finetune_api.artifacts import (
     EVALUATION,
     MANIFEST,
     METRICS,
+    REPORT,
     RESOLVED,
     JobRecord,
     Manifest,
@@ -20,6 +22,7 @@ from finetune_api.artifacts import (
 from finetune_api.pods import Trained
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
+from finetune_stage.page import Contents, page
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, commit_folder, digest_of, document
@@ -56,6 +59,8 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
     if evaluation is not None:
         store.put(EVALUATION, document(evaluation))
         files.append(entry(store, EVALUATION))
+    store.put(REPORT, _page(store, resolved, evaluation).encode())
+    files.append(entry(store, REPORT))
     artifact = ArtifactStatus(
         kind="Endpoint",
         uri=store.uri(ENDPOINT),
@@ -64,6 +69,13 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
         manifest_uri=store.uri(MANIFEST),
     )
     return write_manifest(store, files, _record(store, resolved, result, artifact, image))
+
+
+def _page(store: Store, resolved: ResolvedDelegation, evaluation: EvaluationFile | None) -> str:
+    """Without a diagnosis: providers draw their curves too differently."""
+    metrics = [json.loads(line) for line in store.get(METRICS).splitlines()]
+    summary, confusion = (evaluation.summary, evaluation.confusion) if evaluation else (None, None)
+    return page(Contents(resolved, metrics, summary, confusion, [], versions()))
 
 
 def _record(

@@ -50,7 +50,8 @@ def a_job(bucket: str, secrets_dir: Path, openai: OpenAI, base: str = BASE, **mo
 
 def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
     gate = [{"metric": "ExactMatch", "min": 0.9, "beats": ["Base"]}]
-    config = a_job(bucket, secrets_dir, openai, evaluation={"gate": gate})
+    judged = {"gate": gate, "metrics": ["MacroF1"], "labels": ["red", "green", "blue"]}
+    config = a_job(bucket, secrets_dir, openai, evaluation=judged)
     trained = run_here(config, secrets_dir, tmp_path / "work")
 
     assert trained.artifact.kind == "Endpoint"
@@ -60,8 +61,8 @@ def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, o
     assert (trained.trained_tokens, trained.steps, trained.loss) == (4321, 10, 0.1)
     assert trained.gate_passed
     assert trained.evaluation is not None
-    assert trained.evaluation.base == {"ExactMatch": 0.0}
-    assert trained.evaluation.tuned == {"ExactMatch": 1.0}
+    assert trained.evaluation.base == {"ExactMatch": 0.0, "MacroF1": 0.0}
+    assert trained.evaluation.tuned == {"ExactMatch": 1.0, "MacroF1": 1.0}
 
     store = job_store(config, secrets_dir)
     manifest = Manifest.model_validate_json(store.get("manifest.json"))
@@ -70,7 +71,14 @@ def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, o
     ]  # fmt: skip
     of_folder = Manifest.model_validate_json(store.get("endpoint/manifest.json"))
     assert (of_folder.kind, of_folder.provider) == ("Endpoint", trained.artifact.provider)
-    assert len(EvaluationFile.model_validate_json(store.get(EVALUATION)).tuned) == len(ROWS["test"])
+    evaluation = EvaluationFile.model_validate_json(store.get(EVALUATION))
+    assert len(evaluation.tuned) == len(ROWS["test"])
+    assert evaluation.confusion == {label: {label: 2} for label in ("red", "green", "blue")}
+    page = store.get("report.html").decode()
+    assert f"sft on openai://{BASE}, at the provider" in page
+    assert "<td>MacroF1</td>" in page
+    assert 'aria-label="train_loss' in page
+    assert "report.html" in [each.path for each in manifest.files]
     steps = [json.loads(line)["step"] for line in store.get("metrics.jsonl").splitlines()]
     assert steps == list(range(1, 11))
 

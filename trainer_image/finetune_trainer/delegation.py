@@ -125,7 +125,7 @@ def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> Evaluati
     held_out = data.files.get("test") or data.files.get("validation")
     if held_out is None:
         return stated
-    usual: list[Metric] = ["ExactMatch", "Accuracy"] if stated.labels else ["ExactMatch"]
+    usual: list[Metric] = ["ExactMatch", "Accuracy", "MacroF1"] if stated.labels else ["ExactMatch"]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those a provider's answers can be judged by")
     # A token is at least a character: enough for each answer, whatever the provider's tokenizer.
     longest = min(LONGEST_ANSWER, max(1, _longest_answer(held_out)))

@@ -22,6 +22,7 @@ from finetune_api.artifacts import (
 from finetune_api.pods import Trained
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
+from finetune_stage.page import Contents, page
 from finetune_stage.record import entry, folder_entries, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document
@@ -29,7 +30,6 @@ from finetune_trainer.card import model_card
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
-from finetune_trainer.report import Contents, page
 
 LIBRARIES = (
     "finetune-operator",

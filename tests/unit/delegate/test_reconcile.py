@@ -243,7 +243,7 @@ REFUSED: list[Any] = [
     pytest.param("vertex", {"adapter": {"type": "LoRA", "alpha": 3}}, "it takes type and rank", id="alpha"),
     pytest.param("vertex", {"adapter": {"type": "QLoRA"}}, "it has LoRA", id="QLoRA"),
     pytest.param("openai", {"adapter": {"type": "LoRA"}}, "leave adapter out", id="an adapter"),
-    pytest.param("vertex", {"evaluation": {"metrics": ["Loss"]}}, "ExactMatch and Accuracy", id="a metric"),
+    pytest.param("vertex", {"evaluation": {"metrics": ["Loss"]}}, "ExactMatch, Accuracy, MacroF1", id="a metric"),
     pytest.param(
         "vertex",
         {"evaluation": {"gate": [{"metric": "Loss", "max": 1}]}, "dataset": {**a_spec()["dataset"], "split": {"test": 0.1}}},

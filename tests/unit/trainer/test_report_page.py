@@ -15,8 +15,8 @@ from finetune_api.v1alpha1.finetunejob_status import (
     ResolvedBaseModel,
     SplitStatistics,
 )
-from finetune_trainer.report import Contents, page
-from finetune_trainer.report.curves import curve
+from finetune_stage.page import Contents, page
+from finetune_stage.page.curves import curve
 from prepared_jobs import spec_of, training
 
 VOID = {"meta", "br"}

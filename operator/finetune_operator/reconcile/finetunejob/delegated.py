@@ -14,7 +14,7 @@ ADAPTER_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_EPOCHS = 100
 METHODS: dict[str, tuple[str, ...]] = {"sft": (), "dpo": ("beta",)}
 """With the settings a provider takes."""
-METRICS = ("ExactMatch", "Accuracy")
+METRICS = ("ExactMatch", "Accuracy", "MacroF1")
 
 Check = Callable[[FineTuneJobSpec, str], str | None]
 
@@ -97,12 +97,12 @@ def _likelihoods(spec: FineTuneJobSpec, backend: str) -> str | None:
         return None
     wrong = [m for m in evaluation.metrics or [] if m not in METRICS]
     if wrong:
-        return f"evaluation.metrics has {wrong[0]}; a provider need not return likelihoods, so a delegated job has {' and '.join(METRICS)}."
+        return f"evaluation.metrics has {wrong[0]}; a provider need not return likelihoods, so a delegated job has {', '.join(METRICS)}."
     gated = [rule.metric for rule in evaluation.gate or [] if rule.metric not in METRICS]
     if gated:
         return (
             f"evaluation.gate on {gated[0]} cannot be decided for a delegated job, as a provider need not return likelihoods; "
-            f"gate on {' or '.join(METRICS)}."
+            f"gate on one of {', '.join(METRICS)}."
         )
     return None
 

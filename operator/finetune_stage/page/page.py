@@ -4,11 +4,11 @@ from collections.abc import Set
 from dataclasses import dataclass
 from html import escape
 
-from finetune_api.artifacts import Resolved
+from finetune_api.artifacts import Resolved, ResolvedDelegation
 from finetune_api.v1alpha1.finetunejob_status import Diagnosis, EvaluationStatus, GateResult
+from finetune_stage.page.curves import curve
+from finetune_stage.page.style import STYLE
 from finetune_stage.scores import LOWER_IS_BETTER, Confusion
-from finetune_trainer.report.curves import curve
-from finetune_trainer.report.style import STYLE
 
 CURVES = {
     "loss": "Training loss",
@@ -26,7 +26,7 @@ MOST_LABELS = 20
 class Contents:
     """What the page shows."""
 
-    resolved: Resolved
+    resolved: Resolved | ResolvedDelegation
     metrics: list[dict[str, float | str]]
     """Lines of metrics.jsonl."""
     summary: EvaluationStatus | None
@@ -65,7 +65,6 @@ def _section(title: str, body: str) -> str:
 
 def _head(seen: Contents) -> str:
     resolved = seen.resolved
-    base = resolved.base_model.uri or "random weights"
     verdicts = seen.summary.gate if seen.summary else None
     if not verdicts:
         badge = '<span class="badge mark">no gate</span>'
@@ -75,9 +74,16 @@ def _head(seen: Contents) -> str:
         badge = '<span class="badge bad">gate failed</span>'
     return (
         f"<header><h1>{escape(resolved.name)} {badge}</h1>"
-        f'<p class="under">{resolved.method} with {resolved.adapter.type} on {escape(base)} · namespace {escape(resolved.namespace)}'
-        f" · {resolved.training.steps:,} steps of {resolved.training.batch_size} rows</p></header>"
+        f'<p class="under">{escape(_course(resolved))} · namespace {escape(resolved.namespace)}</p></header>'
     )
+
+
+def _course(resolved: Resolved | ResolvedDelegation) -> str:
+    base = resolved.base_model.uri or "random weights"
+    if isinstance(resolved, ResolvedDelegation):
+        return f"{resolved.method} on {base}, at the provider"
+    steps = f"{resolved.training.steps:,} steps of {resolved.training.batch_size} rows"
+    return f"{resolved.method} with {resolved.adapter.type} on {base} · {steps}"
 
 
 def _diagnosis(found: list[Diagnosis]) -> str:
@@ -132,13 +138,13 @@ def _curves(lines: list[dict[str, float | str]]) -> str:
     return f'<div class="curves">{"".join(drawn)}</div>' if any(drawn) else ""
 
 
-def _data(resolved: Resolved) -> str:
+def _data(resolved: Resolved | ResolvedDelegation) -> str:
     rows = [[split.statistics.name, f"{split.statistics.rows:,}"] for split in resolved.splits]
     table = _table(["Split", "Rows"], rows, numbers={1})
     return f'{table}<p class="under">{resolved.format}, <code>{resolved.data_digest}</code></p>'
 
 
-def _choices(resolved: Resolved) -> str:
+def _choices(resolved: Resolved | ResolvedDelegation) -> str:
     rows = [[f"<code>{escape(c.field)}</code>", escape(c.value), escape(c.reason)] for c in resolved.choices]
     return _table(["Field", "Value", "Why"], rows) if rows else ""
 
