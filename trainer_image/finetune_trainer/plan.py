@@ -31,6 +31,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
+from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
 from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
@@ -42,6 +43,8 @@ DEFAULT_SEED = 42
 LONGEST_TEXT = 2048
 SHARE_THAT_FITS = 0.99
 CHECKPOINTS = 10
+LEARN_TO_STOP = ("sft", "dpo", "orpo", "kto")
+"""Methods whose rows end with an answer that the model learns to write, and to end."""
 
 
 class Plan(NamedTuple):
@@ -108,6 +111,8 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
             Reason.DATA_INVALID,
             f"no training row has an answer within training.maxLength ({max_length} tokens); raise it",
         )
+    if seen.method in LEARN_TO_STOP:
+        _check_ends(max_length, seen.lengths["train"])
     sampled = sampling.sampling_of(seen.spec)
     if sampled is not None:
         sampling.check_room(max_length, sampled)
@@ -122,6 +127,18 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
     epochs = choices.take("training.epochs", stated.epochs, USUAL[seen.method].epochs, f"usual for {seen.method}")
     steps = max(1, ceil(epochs * per_epoch))
     return Extent(packing, max_length, batch, epochs, steps, sequences)
+
+
+def _check_ends(max_length: int, lengths: Lengths) -> None:
+    """A model that never sees the end of an answer never ends one."""
+    shortest = min(lengths.tokens)
+    if shortest > max_length:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"all {len(lengths.tokens)} training rows are longer than training.maxLength ({max_length} tokens), so that no answer "
+            f"would be learned to its end; the shortest row has {shortest}: set maxLength to at least that, as far as the base "
+            "model has positions, or shorten the rows",
+        )
 
 
 def _check_batch(stated: int | None, sequences: int) -> None:

@@ -152,7 +152,7 @@ class TestDefaults:
         assert plan(a_spec(), train=lengths(*[100] * 98, 2000, 2000))[0].training.max_length == 2048
 
     def test_the_base_bounds_the_length(self) -> None:
-        assert plan(a_spec(), positions=48, train=lengths(50, answer=10))[0].training.max_length == 48
+        assert plan(a_spec(), positions=48, train=lengths(40, 50))[0].training.max_length == 48
         with pytest.raises(Failure, match="maxLength is 64, but the base model has 48 positions") as end:
             plan(a_spec(training={"maxLength": 64}), positions=48)
         assert end.value.reason is Reason.CONFIG_INVALID
@@ -174,9 +174,20 @@ class TestDefaults:
     def test_rows_whose_answer_is_cut_off_take_no_steps(self) -> None:
         spec = a_spec(training={"maxLength": 32, "batchSize": 1, "epochs": 1})
         assert plan(spec, train=lengths(20, 20, 100))[0].training.steps == 2
-        with pytest.raises(Failure) as end:
+        with pytest.raises(
+            Failure, match=r"no training row has an answer within training\.maxLength \(32 tokens\)"
+        ) as end:
             plan(spec, train=lengths(100))
         assert end.value.reason is Reason.DATA_INVALID
+
+    def test_a_length_below_the_shortest_answer_is_refused(self) -> None:
+        spec = a_spec(training={"maxLength": 32})
+        with pytest.raises(
+            Failure, match=r"all 2 training rows are longer .* the shortest row has 40: set maxLength"
+        ) as end:
+            plan(spec, train=lengths(40, 60, answer=35))
+        assert end.value.reason is Reason.DATA_INVALID
+        plan(a_spec(training={"maxLength": 32}, **CPT), train=lengths(40, 60, answer=40))
 
 
 class TestEvaluation:
