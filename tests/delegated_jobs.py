@@ -84,7 +84,9 @@ def task(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.
 def run_here(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Trained:
     """The train stage in this process."""
     work.mkdir(exist_ok=True)
-    return recipe.run(task(config, secrets_dir, work, patience), poll_seconds=0.01)
+    trained = recipe.run(task(config, secrets_dir, work, patience), poll_seconds=0.01)
+    assert isinstance(trained, Trained)
+    return trained
 
 
 def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str = "train") -> subprocess.Popen[str]:

@@ -126,6 +126,13 @@ class Trained(ApiModel):
     """A delegated job: the provider's last word."""
 
 
+class Shown(ApiModel):
+    """Outcome of a dry run: nothing was sent."""
+
+    message: str
+    """The request as the provider's client would send it."""
+
+
 class Summary(ApiModel):
     """The termination message, at most MAX_SUMMARY_BYTES of JSON. Exit code 0 if and only if ``error`` is None."""
 
@@ -134,6 +141,8 @@ class Summary(ApiModel):
     """code is one of reasons.EXIT_CODES; the exit code is that reason's."""
     prepared: Prepared | None = None
     trained: Trained | None = None
+    shown: Shown | None = None
+    """A delegated job's dry run, in place of ``trained``."""
 
 
 class DesiredShare(ApiModel):

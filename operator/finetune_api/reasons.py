@@ -50,7 +50,6 @@ class Reason(StrEnum):
         "BackendError"  # the provider of a delegated job refused it, or its job failed or was cancelled there
     )
     PROVIDER_UNAVAILABLE = "ProviderUnavailable"  # the provider did not answer for minutes
-    DRY_RUN = "DryRun"  # the annotation finetune.dev/dry-run: the request was shown and not sent
     NON_FINITE_LOSS = "NonFiniteLoss"  # the loss became NaN or infinite
     INTERRUPTED = "Interrupted"  # SIGTERM; a checkpoint was committed
     INTERNAL_ERROR = "InternalError"  # a bug: anything else
@@ -72,7 +71,6 @@ EXIT_CODES: dict[Reason, int] = {
     Reason.NON_FINITE_LOSS: 20,
     Reason.BACKEND_ERROR: 21,
     Reason.PROVIDER_UNAVAILABLE: 22,
-    Reason.DRY_RUN: 23,
     Reason.DOES_NOT_FIT: 24,
     Reason.INTERRUPTED: 143,
 }

@@ -7,7 +7,7 @@ nothing else: the provider's job goes on, and the next attempt finds it. Only ``
 import argparse
 import sys
 
-from finetune_api.pods import JobConfig, Stage, Summary
+from finetune_api.pods import JobConfig, Shown, Stage, Summary
 from finetune_delegate import recipe
 from finetune_delegate.provider import Task
 from finetune_stage.program import add_arguments, places_of, run_stage
@@ -24,7 +24,8 @@ def main(arguments: list[str]) -> int:
     def work(config: JobConfig) -> Summary:
         task = Task(config, places, options.patience_seconds)
         if stage == "Train":
-            return Summary(stage=stage, trained=recipe.run(task, options.poll_seconds))
+            made = recipe.run(task, options.poll_seconds)
+            return Summary(stage=stage, shown=made) if isinstance(made, Shown) else Summary(stage=stage, trained=made)
         recipe.cancel(task)
         return Summary(stage=stage)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.artifacts import RESOLVED, InPlace, ResolvedDelegation
-from finetune_api.pods import JobConfig, Trained
+from finetune_api.pods import JobConfig, Shown, Trained
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_delegate.course import Course
@@ -48,8 +48,8 @@ def provider_of(task: Task) -> Provider:
     return VertexService(task, backend)
 
 
-def run(task: Task, poll_seconds: float) -> Trained:
-    """Carry the stage out, or what an earlier attempt left of it."""
+def run(task: Task, poll_seconds: float) -> Trained | Shown:
+    """Carry the stage out, or what an earlier attempt left of it; a dry run shows the request."""
     store = open_output(task.config, task.places)
     if (earlier := published(store)) is not None:
         return earlier
@@ -59,7 +59,7 @@ def run(task: Task, poll_seconds: float) -> Trained:
     sent = {split: rows for split, rows in splits.items() if split not in {each.split for each in resolved.in_place}}
     convert = partial(converted, task, sent, task.places.work_dir / "converted")
     if task.config.dry_run:
-        _dry_run(provider, convert(), resolved.in_place)
+        return _dry_run(provider, convert(), resolved.in_place)
     with Reporter(destination(os.environ)) as reporter:
         course = Course(store, task.places.work_dir, reporter)
         job = submitted(provider, store, lambda: _uploaded(provider, convert(), resolved.in_place), task.patience)
@@ -103,11 +103,11 @@ def _uploaded(provider: Provider, files: dict[str, Path], kept: list[InPlace]) -
     return lying | {split: provider.upload(split, path) for split, path in files.items()}
 
 
-def _dry_run(provider: Provider, files: dict[str, Path], kept: list[InPlace]) -> None:
+def _dry_run(provider: Provider, files: dict[str, Path], kept: list[InPlace]) -> Shown:
     lying: dict[str, str] = {each.split: each.uri for each in kept}
     request = provider.request(lying | {split: f"<uploaded {path.name}>" for split, path in files.items()})
     print(request, flush=True)
-    raise Failure(Reason.DRY_RUN, f"Dry run, nothing was sent. The request would be: {request}")
+    return Shown(message=request)
 
 
 def image_of(config: JobConfig) -> str:

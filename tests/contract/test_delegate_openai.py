@@ -10,7 +10,7 @@ import pytest
 
 from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
 from finetune_api.artifacts import EVALUATION, Manifest
-from finetune_api.pods import JobConfig, Summary
+from finetune_api.pods import JobConfig, Shown, Summary
 from finetune_api.reasons import Failure, Reason
 from finetune_delegate import openai_service, patience, recipe
 from finetune_stage.scores import EvaluationFile
@@ -331,8 +331,8 @@ def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, 
 def test_a_dry_run_shows_the_request_and_sends_nothing(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
-    end = ended(a_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.DRY_RUN
-    assert f"POST {openai.url}/fine_tuning/jobs" in end.message
-    assert '"training_file": "<uploaded train.jsonl>"' in end.message
+    shown = recipe.run(task(a_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path), poll_seconds=0.01)
+    assert isinstance(shown, Shown)
+    assert f"POST {openai.url}/fine_tuning/jobs" in shown.message
+    assert '"training_file": "<uploaded train.jsonl>"' in shown.message
     assert openai.requests == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
-from finetune_api.pods import JobConfig
+from finetune_api.pods import JobConfig, Shown
 from finetune_api.reasons import Failure, Reason
 from finetune_delegate import patience, recipe, vertex_service
 from prepared_jobs import UID
@@ -291,8 +291,8 @@ def test_a_cancel_ends_it_at_the_provider(bucket: str, secrets_dir: Path, vertex
 def test_a_dry_run_shows_the_request_and_sends_nothing(
     bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path
 ) -> None:
-    end = ended(a_job(bucket, secrets_dir, vertex, dry_run=True), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.DRY_RUN
-    assert f"POST {vertex.url}/v1beta1/{PARENT}/tuningJobs" in end.message
-    assert '"trainingDatasetUri": "<uploaded train.jsonl>"' in end.message
+    shown = recipe.run(task(a_job(bucket, secrets_dir, vertex, dry_run=True), secrets_dir, tmp_path), poll_seconds=0.01)
+    assert isinstance(shown, Shown)
+    assert f"POST {vertex.url}/v1beta1/{PARENT}/tuningJobs" in shown.message
+    assert '"trainingDatasetUri": "<uploaded train.jsonl>"' in shown.message
     assert vertex.requests == []

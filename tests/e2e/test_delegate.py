@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from demo.kubectl import Kubectl, Object, is_true, wait_until
-from e2e_jobs import data_config_map, failure, finished, job_when, jsonl, rows, tiny_job
+from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job
 from openai_stand_in import BASE, KEY
 from vertex_stand_in import BASE as GEMINI
 from vertex_stand_in import LOCATION, PARENT, PROJECT, credentials
@@ -187,9 +187,11 @@ def test_a_dry_run_sends_nothing(namespace: Kubectl, operator_image: str, jobs_a
     job = delegated(str(namespace.namespace))
     job["metadata"]["annotations"] = {"finetune.dev/dry-run": "true"}
     namespace.apply(job)
-    reason, message = failure(finished(namespace, "tiny"))
-    assert reason == "DryRun"
-    assert '"suffix": "tiny"' in message
+    status = finished(namespace, "tiny")["status"]
+    (complete,) = [each for each in status["conditions"] if each["type"] == "Complete"]
+    assert (complete["status"], complete["reason"]) == ("True", "DryRun")
+    assert '"suffix": "tiny"' in complete["message"]
+    assert "artifact" not in status
     assert jobs_at_the_provider() == []
 
 

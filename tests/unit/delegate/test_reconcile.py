@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from builders import World, a_job, a_spec, a_summary, attempt, condition, message
-from finetune_api.pods import JobConfig, Report, Summary, Trained
+from finetune_api.pods import JobConfig, Report, Shown, Summary, Trained
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, TrainerStatus
@@ -227,6 +227,29 @@ def test_a_dry_run_is_frozen_into_the_configuration() -> None:
     world.settle()
     (config,) = world.cache.all("ConfigMap")
     assert JobConfig.model_validate_json(config["data"]["job.json"]).dry_run
+
+
+@pytest.mark.parametrize(("said", "message_ends"), [
+    pytest.param(
+        Summary(stage="Train", shown=Shown(message="POST /jobs {}")).model_dump_json(by_alias=True, exclude_none=True),
+        "The request would be: POST /jobs {}", id="with its last words",
+    ),
+    pytest.param("", "The pod's log has the request.", id="last words lost"),
+])  # fmt: skip
+def test_a_dry_run_is_complete_and_made_nothing(said: str, message_ends: str) -> None:
+    deploy = {"name": "bot"}
+    world = World(a_delegated_job(annotations={"finetune.dev/dry-run": "true"}, deploy=deploy))
+    world.training()
+    world.end_pod(attempt("Train"), 0, said)
+    status = world.settle()
+    assert (status["state"], condition(status, "Complete")) == ("DryRun", ("True", "DryRun"))
+    assert condition(status, "Finished") == ("True", "DryRun")
+    assert message(status, "Complete") == f"Dry run, nothing was sent. {message_ends}"
+    assert condition(status, "Failed") is None
+    assert "artifact" not in status
+    assert world.cache.all("AdapterDeployment") == []
+    assert finalizers(world) == []
+    assert cancel_job_of(world) == []
 
 
 REFUSED: list[Any] = [

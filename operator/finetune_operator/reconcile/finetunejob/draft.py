@@ -126,12 +126,12 @@ class Draft:
         self.update(error=JobError(code=reason, message=message))
         self.stand("Failed", message)
 
-    def succeed(self, message: str) -> None:
+    def succeed(self, message: str, reason: str = "Complete") -> None:
         """End the job with success."""
         self.condition(Stage.RUNNING, "False", "Finished", "The train pod has ended.")
-        self.condition(Stage.COMPLETE, "True", "Complete", message)
-        self._finish("Complete", message)
-        self.stand("Complete", message)
+        self.condition(Stage.COMPLETE, "True", reason, message)
+        self._finish(reason, message)
+        self.stand(reason, message)
 
     def _finish(self, reason: str, message: str) -> None:
         self.condition(Stage.FINISHED, "True", reason, message)

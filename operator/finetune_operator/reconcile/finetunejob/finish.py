@@ -22,7 +22,7 @@ def finished(draft: Draft) -> bool:
     if not draft.holds(Stage.FINISHED):
         return False
     attempts.delete_jobs(draft)
-    if draft.holds(Stage.COMPLETE):
+    if draft.holds(Stage.COMPLETE) and draft.status.artifact is not None:  # a dry run has none
         deploy(draft)
     release(draft)
     _expire(draft)

@@ -1,12 +1,16 @@
 """The stages of a started job, in order, and what each one's success means for the conditions."""
 
-from finetune_api.pods import Prepared, Trained
+from finetune_api.pods import Prepared, Summary, Trained
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive
 from finetune_operator.reconcile.finetunejob.draft import Draft
+from finetune_operator.reconcile.finetunejob.start import frozen_config
+
+DRY_RUN = "DryRun"
+"""Reason of a Complete job that sent nothing."""
 
 
 def prepared(draft: Draft) -> bool:
@@ -86,12 +90,22 @@ def trained(draft: Draft) -> bool:
     summary = None
     if not attempts.succeeded(draft, "Train"):
         summary = attempts.advance(draft, "Train")
+    if attempts.succeeded(draft, "Train") and frozen_config(draft).dry_run:
+        _take_shown(draft, summary)
+        return True
     if (summary is None or summary.trained is None) and attempts.succeeded(draft, "Train"):
         summary = attempts.advance(draft, "Collect")
     if summary is None or summary.trained is None:
         return True
     _take_trained(draft, summary.trained)
     return False
+
+
+def _take_shown(draft: Draft, summary: Summary | None) -> None:
+    """A dry run did what it was made for: the job is Complete, without an artifact."""
+    shown = summary.shown if summary else None
+    request = f"The request would be: {shown.message}" if shown else "The pod's log has the request."
+    draft.succeed(f"Dry run, nothing was sent. {request}", reason=DRY_RUN)
 
 
 def _take_trained(draft: Draft, result: Trained) -> None:
