@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitSta
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
-from stage_process import start_stage
+from stage_process import ForkedStage
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 COLOURS = ("red", "green", "blue")
@@ -207,14 +206,13 @@ def train_here(config: JobConfig, secrets_dir: Path, work: Path, divisor: int = 
     return recipe.run(config, Places(secrets_dir=secrets_dir, work_dir=work), 1, divisor)
 
 
-def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> subprocess.Popen[str]:
-    """The train stage as a pod runs it."""
-    return start_stage("finetune_trainer", "train", config, secrets_dir, work)
+def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> ForkedStage:
+    """The train stage in a process of its own."""
+    return ForkedStage(config, secrets_dir, work)
 
 
-def lines_until(process: subprocess.Popen[str], beginning: str) -> list[str]:
+def lines_until(process: ForkedStage, beginning: str) -> list[str]:
     """Output up to a line with this beginning. Raises AssertionError where the process ends before it."""
-    assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)

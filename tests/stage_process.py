@@ -1,18 +1,93 @@
 """A stage's program as a pod runs it: job.json, secrets and work folder by argument, last words in a file."""
 
+import multiprocessing
 import os
+import runpy
 import subprocess
 import sys
+import threading
+from functools import cache
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 from finetune_api.pods import JobConfig
 from finetune_storage import document
+
+TRAINERS_LIBRARIES = ["finetune_trainer.recipe", "finetune_trainer.train", "trl", "peft", "bitsandbytes"]
 
 
 def start_stage(
     program: str, stage: str, config: JobConfig, secrets_dir: Path, work: Path, *more: str
 ) -> subprocess.Popen[str]:
     """The process; its output can be read line by line, its termination message lies in ``work / "end"``."""
+    return subprocess.Popen(
+        [sys.executable, "-m", program, *_arguments(stage, config, secrets_dir, work), *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+    )
+
+
+class ForkedStage:
+    """The train stage, forked from a process that has the libraries loaded and has computed nothing; read and ended as a Popen is.
+
+    Loading them takes longer than the trainings of most tests.
+    """
+
+    def __init__(self, config: JobConfig, secrets_dir: Path, work: Path) -> None:
+        arguments = _arguments("train", config, secrets_dir, work)
+        reader, writer = _forking().Pipe(duplex=False)
+        self._process = _forking().Process(target=_run, args=("finetune_trainer", arguments, writer))
+        self._process.start()
+        writer.close()
+        self.stdout = os.fdopen(os.dup(reader.fileno()), "r")
+        reader.close()
+
+    @property
+    def returncode(self) -> int | None:
+        """Exit code, or the negative number of the signal that ended it."""
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        """To the process alone."""
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        """If it is still there."""
+        self._process.kill()
+
+    def communicate(self, timeout: float) -> tuple[str, None]:
+        """The rest of its output, when it has ended; it is killed after ``timeout`` seconds."""
+        watchdog = threading.Timer(timeout, self.kill)
+        watchdog.start()
+        try:
+            output = self.stdout.read()
+            self._process.join()
+        finally:
+            watchdog.cancel()
+        return output, None
+
+
+@cache
+def _forking() -> ForkServerContext:
+    os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(TRAINERS_LIBRARIES)
+    return context
+
+
+def _run(program: str, arguments: list[str], output: Connection) -> None:
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
+    output.close()
+    sys.argv = [program, *arguments]
+    runpy.run_module(program, run_name="__main__", alter_sys=True)
+
+
+def _arguments(stage: str, config: JobConfig, secrets_dir: Path, work: Path) -> list[str]:
     work.mkdir(parents=True)
     (work / "job.json").write_bytes(document(config))
     places = {
@@ -21,11 +96,4 @@ def start_stage(
         "work-dir": work,
         "termination-log": work / "end",
     }
-    options = [f"--{name}={path}" for name, path in places.items()]
-    return subprocess.Popen(
-        [sys.executable, "-m", program, stage, "--attempt=1", *options, *more],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-    )
+    return [stage, "--attempt=1", *(f"--{name}={path}" for name, path in places.items())]
