@@ -6,7 +6,7 @@ from typing import NamedTuple
 from finetune_api.v1alpha1.evaluation import GateRule
 from finetune_api.v1alpha1.finetunejob_status import GateResult
 from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
-from finetune_stage.scores import LOWER_IS_BETTER, SHARES, RowScore, correct, figures, statistic
+from finetune_stage.scores import LOWER_IS_BETTER, SHARES, RowScore, correct, figures, measured_rows, statistic
 
 NO_ROWS = "no held-out rows to decide on: give dataset.test, dataset.validation or dataset.split"
 
@@ -39,7 +39,7 @@ def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
     return GateResult(
         metric=rule.metric,
         passed=all(held for held, _ in checks),
-        message=f"{rule.metric} is {value:.4g} on {len(exams.tuned)} rows: "
+        message=f"{rule.metric} is {value:.4g} on {measured_rows(exams.tuned, rule.metric)} rows: "
         + "; ".join(f"{text}: {'yes' if held else 'no'}" for held, text in checks),
     )
 

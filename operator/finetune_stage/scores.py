@@ -132,6 +132,17 @@ def row_values(scores: list[RowScore], metric: Metric) -> list[float | None]:
     return [(score.values or {}).get(metric) for score in scores]
 
 
+def measured_rows(scores: list[RowScore], metric: Metric) -> int:
+    """How many rows have an outcome; not every row need be answered."""
+    if metric in ("Loss", "Perplexity", "MacroF1"):
+        return len(scores)
+    if metric in PERCENTILES:
+        return sum(score.seconds is not None for score in scores)
+    if metric in ("Bleu", "Chrf"):
+        return sum(score.terms is not None for score in scores)
+    return sum(value is not None for value in row_values(scores, metric))
+
+
 def _terms(rows: Iterable[tuple[float, float]]) -> Numbers:
     return np.array(list(rows), dtype=np.float64).reshape(-1, 2)
 

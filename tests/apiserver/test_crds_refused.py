@@ -137,6 +137,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {"gate": [{"metric": "LatencyP95Seconds", "min": 1}]}},
         "a gate on it takes max only",
     ),
+    "topP of greedy answers": (
+        {"evaluation": {"generation": {"topP": 0.9}}},
+        "topP is for sampled answers: set temperature above 0",
+    ),
+    "answers of two lengths": (
+        {"evaluation": {"maxNewTokens": 8, "generation": {"maxNewTokens": 9}}},
+        "maxNewTokens is stated twice",
+    ),
     "a format nobody stated": (
         {"evaluation": {"metrics": ["FormatCompliance"]}},
         "FormatCompliance needs answerFormat: regex or jsonSchema",

@@ -3,14 +3,16 @@
 from pathlib import Path
 
 from finetune_api.artifacts import EVALUATION, MANIFEST, REPORT, Manifest
-from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule, GenerationSpec
 from finetune_stage.scores import EvaluationFile
 from prepared_jobs import COLOURS, colour_rows, job_store, prepare_job, train_here, training
 
 
 def test_a_training_is_put_into_words_and_onto_a_page(bucket: str, secret: Path, tmp_path: Path) -> None:
     evaluation = EvaluationSpec(
-        metrics=["Loss", "Accuracy", "MacroF1"],
+        metrics=["Loss", "Accuracy", "MacroF1", "Chrf"],
+        max_new_tokens=6,
+        generation=GenerationSpec(temperature=0.8, top_p=0.9, stop_strings=["e"], max_rows=8),
         labels=list(COLOURS),
         gate=[GateRule(metric="Loss", min_delta_versus_base=0.05)],
     )
@@ -26,6 +28,7 @@ def test_a_training_is_put_into_words_and_onto_a_page(bucket: str, secret: Path,
     file = EvaluationFile.model_validate_json(store.get(EVALUATION))
     assert file.summary == trained.evaluation
     assert sum(sum(row.values()) for row in (file.confusion or {}).values()) == 12
+    assert [score.terms is not None for score in file.tuned] == [True] * 8 + [False] * 4
     assert REPORT in [each.path for each in Manifest.model_validate_json(store.get(MANIFEST)).files]
     page = store.get(REPORT).decode()
     assert verdict.message in page

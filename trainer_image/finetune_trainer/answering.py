@@ -1,8 +1,10 @@
-"""The answers a model writes to held-out prompts, and how long it takes for one. Nothing is sampled."""
+"""The answers a model writes to held-out prompts, and how long it takes for one."""
 
 import time
+from collections.abc import Iterable
 from typing import Any
 
+import torch
 from transformers import GenerationConfig
 
 from finetune_trainer.adapter import virtual_tokens
@@ -15,23 +17,26 @@ TIMED_ROWS = 32
 
 
 def written(model: Any, exam: Exam) -> list[Answer]:
-    """The answer to every row's prompt."""
+    """The answers to the prompts of the first rows, as many as shall be answered; both models draw the same random numbers."""
     prompts = _prompts(exam)
     answers: dict[int, list[int]] = {}
     lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
     # Padding between virtual tokens and prompt would move the prompt away from them.
     budget = 1 if virtual_tokens(model) else BATCH_TOKENS[model.device.type]
-    for places in batches(lengths, budget):
-        generated = _generate(model, exam, [prompts[place] for place in places])
-        answers |= dict(zip(places, generated, strict=True))
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        torch.manual_seed(exam.seed)
+        for places in batches(lengths, budget):
+            generated = _generate(model, exam, [prompts[place] for place in places])
+            answers |= dict(zip(places, generated, strict=True))
+    stops = exam.generation.stop_strings or ()
     return [
         Answer(
-            text=answer_text(exam.encoder.tokenizer, answers[place], exam.stop_tokens),
+            text=before(stops, answer_text(exam.encoder.tokenizer, answers[place], exam.stop_tokens)),
             reference=exam.encoder.reference(row.fields),
             prompt_ids=prompts[place],
             ids=answers[place],
         )
-        for place, row in enumerate(exam.rows)
+        for place, row in enumerate(exam.rows[: len(prompts)])
     ]
 
 
@@ -50,17 +55,25 @@ def latencies(model: Any, exam: Exam) -> list[float | None]:
 def _prompts(exam: Exam) -> list[list[int]]:
     """The end of each prompt, as much as leaves room for an answer."""
     room = max(1, exam.max_length - exam.max_new_tokens)
-    return [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows]
+    return [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows[: exam.generation.max_rows]]
 
 
 def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:
     """Tokens of the answers, each up to and with its end token."""
     pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
     ids, mask = padded(prompts, pad, model.device, left=True)
+    asked = exam.generation
+    sampled = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p or 1.0, "top_k": 0}
     config = GenerationConfig(
-        max_new_tokens=exam.max_new_tokens, do_sample=False, eos_token_id=exam.stop_tokens, pad_token_id=pad
+        max_new_tokens=exam.max_new_tokens,
+        eos_token_id=exam.stop_tokens,
+        pad_token_id=pad,
+        stop_strings=asked.stop_strings,
+        **(sampled if asked.temperature else {"do_sample": False}),
     )
-    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, ids.shape[1] :].tolist()
+    reading = {"tokenizer": exam.encoder.tokenizer} if asked.stop_strings else {}
+    output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **reading)
+    output = output[:, ids.shape[1] :].tolist()
     return [until_stop(answer, set(exam.stop_tokens)) for answer in output]
 
 
@@ -68,3 +81,8 @@ def until_stop(ids: list[int], stops: set[int]) -> list[int]:
     """Up to and with the first token that ends an answer."""
     end = next((place + 1 for place, token in enumerate(ids) if token in stops), len(ids))
     return ids[:end]
+
+
+def before(stops: Iterable[str], text: str) -> str:
+    """The text up to the first of the strings in it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]

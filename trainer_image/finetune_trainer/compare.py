@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS
+from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.gate import Exams, decide
 from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
@@ -37,6 +38,8 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: J
         stop_tokens=stop_tokens,
         judge=judge,
         keeps_format=format_check(spec.answer_format),
+        generation=spec.generation or GenerationSpec(),
+        seed=inputs.resolved.training.seed,
     )
 
 

@@ -1,11 +1,11 @@
 """Score a model on held-out rows: likelihood of the answers, answers of its own, most probable label.
 
-The base is scored before training and the tuned model after it, by the same code in the same arithmetic. Nothing here
-draws random numbers, so that training takes the same course with and without it.
+The base is scored before training and the tuned model after it, by the same code in the same arithmetic. Random numbers
+are drawn for sampled answers only, from a generator of their own, so that training takes the same course with and without it.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,10 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     with at_rest(model), numerics.autocast():
         losses = _row_likelihoods(model, exam)
         answers = written(model, exam) if exam.metrics & ANSWERED else []
-        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else [None] * rows
+        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else []
         labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * rows
         seconds = latencies(model, exam) if exam.metrics & PERCENTILES.keys() else [None] * rows
-    texts = [judged(answer, exam.metrics, exam.keeps_format) for answer in answers] or [{}] * rows
+    texts = [judged(answer, exam.metrics, exam.keeps_format) for answer in answers]
     return [
         RowScore(
             id=row.id,
@@ -48,9 +48,14 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
             **text,
         )
         for row, (nll, tokens), (label, predicted), reward, taken, text in zip(
-            exam.rows, losses, labels, rewards, seconds, texts, strict=True
+            exam.rows, losses, labels, filled(rewards, None, rows), seconds, filled(texts, {}, rows), strict=True
         )
     ]
+
+
+def filled(values: Sequence[Any], nothing: Any, rows: int) -> list[Any]:
+    """As many as rows: those at the end were not answered."""
+    return [*values, *[nothing] * (rows - len(values))]
 
 
 @contextmanager

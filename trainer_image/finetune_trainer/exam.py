@@ -1,8 +1,8 @@
 """What is asked of base and tuned model: rows, metrics, and how answers are written."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from finetune_api.v1alpha1.evaluation import Metric
+from finetune_api.v1alpha1.evaluation import GenerationSpec, Metric
 from finetune_stage.rows import Row
 from finetune_trainer.encode import Encoder
 from finetune_trainer.rewards import Judge, Reward
@@ -25,3 +25,7 @@ class Exam:
     """For Reward."""
     keeps_format: Reward | None = None
     """For FormatCompliance."""
+    generation: GenerationSpec = field(default_factory=GenerationSpec)
+    """Temperature, stop strings and number of rows."""
+    seed: int = 0
+    """Of sampled answers."""

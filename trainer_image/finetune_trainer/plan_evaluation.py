@@ -6,7 +6,7 @@ maxNewTokens         those of the longest answer held out; of methods that sampl
 
 from finetune_api.matrix import ANSWERED, METRICS, ON_REQUEST, MethodName, foreign_metrics
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GenerationSpec, Metric
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices
 from finetune_trainer.sizing import Situation
@@ -34,11 +34,26 @@ def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     usual = _usual_metrics(seen.method, stated)
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
     if {*metrics, *gated} & ANSWERED:
-        longest, why = _longest_answer(seen)
-        stated = stated.model_copy(
-            update={"max_new_tokens": choices.take("evaluation.maxNewTokens", stated.max_new_tokens, longest, why)}
-        )
+        generation = _generation(seen, stated, choices)
+        stated = stated.model_copy(update={"generation": generation, "max_new_tokens": generation.max_new_tokens})
     return stated.model_copy(update={"metrics": metrics})
+
+
+def _generation(seen: Situation, evaluation: EvaluationSpec, choices: Choices) -> GenerationSpec:
+    stated = evaluation.generation or GenerationSpec()
+    held_out = seen.held_out
+    assert held_out is not None
+    longest, why = _longest_answer(seen)
+    tokens = evaluation.max_new_tokens if stated.max_new_tokens is None else stated.max_new_tokens
+    field, rows = "evaluation.generation", len(held_out.tokens)
+    temperature = choices.take(f"{field}.temperature", stated.temperature, 0.0, "greedy: the same answer every time")
+    return GenerationSpec(
+        max_new_tokens=choices.take("evaluation.maxNewTokens", tokens, longest, why),
+        temperature=temperature,
+        top_p=choices.take(f"{field}.topP", stated.top_p, 1.0, "every token") if temperature else None,
+        stop_strings=stated.stop_strings,
+        max_rows=choices.take(f"{field}.maxRows", stated.max_rows, rows, "every held-out row"),
+    )
 
 
 def _usual_metrics(method: MethodName, stated: EvaluationSpec) -> list[Metric]:

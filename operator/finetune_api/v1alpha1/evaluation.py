@@ -40,6 +40,30 @@ class AnswerFormat(ApiModel):
     """A schema that accepts the answer, which is JSON."""
 
 
+class GenerationSpec(ApiModel):
+    """How base and tuned model write the answers that are measured."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.topP) || (has(self.temperature) && self.temperature > 0.0)",
+                "topP is for sampled answers: set temperature above 0",
+            ),
+        )
+    )
+
+    max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Longest answer; left out, that of the longest reference answer."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """0: the most probable token each time (greedy). Above, answers are sampled with training.seed. Left out, 0."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Sample from the most probable tokens that together have this probability; left out, 1."""
+    stop_strings: Annotated[list[ShortText], Field(min_length=1, max_length=8)] | None = None
+    """Texts before which an answer ends, beside the model's own end tokens."""
+    max_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    """Held-out rows that are answered, the first ones; likelihoods are of all rows. Left out, all."""
+
+
 class GateRule(ApiModel):
     """One thing the tuned model must reach on the test rows."""
 
@@ -97,6 +121,10 @@ class EvaluationSpec(ApiModel):
                 " && (!has(self.gate) || !self.gate.exists(g, g.metric == 'FormatCompliance')))",
                 "FormatCompliance needs answerFormat: regex or jsonSchema",
             ),
+            (
+                "!has(self.maxNewTokens) || !has(self.generation) || !has(self.generation.maxNewTokens)",
+                "maxNewTokens is stated twice: leave evaluation.maxNewTokens out",
+            ),
         )
     )
 
@@ -114,6 +142,8 @@ class EvaluationSpec(ApiModel):
     compare_with_base: bool = True
     """Evaluate the base on the same rows."""
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
-    """Longest generated answer for ExactMatch; left out, that of the longest reference answer."""
+    """The same as generation.maxNewTokens."""
+    generation: GenerationSpec | None = None
+    """How answers are written; left out, greedily, as long as the longest reference answer, to every held-out row."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None
     """All must hold, or the job ends as GateFailed: its artifact is kept and marked, and no deployment accepts it."""

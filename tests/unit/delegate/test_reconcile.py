@@ -266,6 +266,7 @@ REFUSED: list[Any] = [
     pytest.param("vertex", {"adapter": {"type": "LoRA", "alpha": 3}}, "it takes type and rank", id="alpha"),
     pytest.param("vertex", {"adapter": {"type": "QLoRA"}}, "it has LoRA", id="QLoRA"),
     pytest.param("openai", {"adapter": {"type": "LoRA"}}, "leave adapter out", id="an adapter"),
+    pytest.param("openai", {"evaluation": {"generation": {"temperature": 1}}}, "evaluation.generation cannot be used with backend.openai yet", id="sampling"),
     pytest.param("vertex", {"evaluation": {"metrics": ["Loss"]}}, "ExactMatch, Accuracy, MacroF1", id="a metric"),
     pytest.param(
         "vertex",

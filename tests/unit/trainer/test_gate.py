@@ -139,3 +139,12 @@ def test_a_row_without_a_value_counts_for_nothing() -> None:
     scores = [RowScore(id=str(i), nll=1.0, tokens=1, margin=margin) for i, margin in enumerate(margins)]
     found = figures(scores, ["PreferenceAccuracy", "RewardMargin"])
     assert found == pytest.approx({"PreferenceAccuracy": 2 / 3, "RewardMargin": 4 / 3})
+
+
+def test_rows_that_were_not_answered_count_for_nothing() -> None:
+    some = [row if i < 60 else row.model_copy(update={"exact": None}) for i, row in enumerate(PERFECT)]
+    base = [row if i < 60 else row.model_copy(update={"exact": None}) for i, row in enumerate(BASE)]
+    rule = GateRule(metric="ExactMatch", min=1.0, beats=["Base", "MajorityClass"])
+    [result] = decide([rule], Exams(some, base, MAJORITY), seed=1)
+    assert result.passed, result.message
+    assert result.message.startswith("ExactMatch is 1 on 60 rows: ")

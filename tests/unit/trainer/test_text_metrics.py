@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation import AnswerFormat, GateRule, Metric
 from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 from finetune_stage.gate import Exams, decide
 from finetune_stage.scores import RowScore, figures, row_values
+from finetune_trainer.answering import before
 from finetune_trainer.rewards import Answer
 from finetune_trainer.text_metrics import format_check, judged, token_f1
 
@@ -100,3 +101,8 @@ def test_latencies_are_of_the_rows_that_were_timed() -> None:
     timed = [RowScore(id=str(i), nll=0, tokens=0, seconds=i / 10 if i < 11 else None) for i in range(20)]
     found = figures(timed, ["LatencyP50Seconds", "LatencyP95Seconds"])
     assert found == pytest.approx({"LatencyP50Seconds": 0.5, "LatencyP95Seconds": 0.95})
+
+
+def test_an_answer_ends_before_the_first_stop_string() -> None:
+    assert before(["##", "b"], "a ## b") == "a "
+    assert before(["##"], "a b") == "a b"

@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary
 from finetune_api.reasons import EXIT_CODES, Failure, Reason
+from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import Choice, DatasetStatus, JobError, PlanStatus, ResolvedBaseModel
 from finetune_stage.outcome import exit_code, failed, termination_message
@@ -200,6 +201,17 @@ class TestEvaluation:
     def test_answers_may_be_as_long_as_the_longest(self) -> None:
         assert plan(a_spec(), test=lengths(9, answer=5))[0].evaluation.max_new_tokens == 5
         assert plan(a_spec(), validation=lengths(9, answer=4))[0].evaluation.max_new_tokens == 4
+
+    def test_answers_are_greedy_to_every_row_unless_stated(self) -> None:
+        found, shown = plan(a_spec(), test=lengths(9, 9, answer=5))
+        assert found.evaluation.generation == GenerationSpec(max_new_tokens=5, temperature=0.0, max_rows=2)
+        assert shown["evaluation.generation.temperature"] == "0"
+        stated = {"maxNewTokens": 7, "temperature": 0.7, "stopStrings": ["#"], "maxRows": 1}
+        found, shown = plan(a_spec(evaluation={"generation": stated}), test=lengths(9, 9))
+        assert found.evaluation.max_new_tokens == 7
+        assert found.evaluation.generation == GenerationSpec.model_validate(stated | {"topP": 1.0})
+        assert shown["evaluation.generation.topP"] == "1"
+        assert plan(a_spec(**CPT), test=lengths(9))[0].evaluation.generation is None
 
     def test_text_has_no_answers(self) -> None:
         gate = {"gate": [{"metric": "ExactMatch", "min": 0.5}]}

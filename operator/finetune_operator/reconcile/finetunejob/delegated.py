@@ -15,6 +15,8 @@ MAX_EPOCHS = 100
 METHODS: dict[str, tuple[str, ...]] = {"sft": (), "dpo": ("beta",)}
 """With the settings a provider takes."""
 METRICS = ("ExactMatch", "Accuracy", "MacroF1")
+OWN_EVALUATION = ("generation", "answerFormat", "previous", "suites", "samples")
+"""Of spec.evaluation, what needs the model in this cluster."""
 
 Check = Callable[[FineTuneJobSpec, str], str | None]
 
@@ -107,7 +109,14 @@ def _likelihoods(spec: FineTuneJobSpec, backend: str) -> str | None:
     return None
 
 
-CHECKS: list[Check] = [_method, _training, _adapter, _learning_rate, _own_labels, _likelihoods]
+def _own_evaluation(spec: FineTuneJobSpec, backend: str) -> str | None:
+    """A provider is asked for answers, each as deterministically as it can; nothing else of an evaluation is its affair."""
+    stated = spec.evaluation.wire() if spec.evaluation else {}
+    foreign = [name for name in OWN_EVALUATION if name in stated]
+    return f"evaluation.{foreign[0]} cannot be used with backend.{backend} yet: leave it out." if foreign else None
+
+
+CHECKS: list[Check] = [_method, _training, _adapter, _learning_rate, _own_labels, _likelihoods, _own_evaluation]
 
 
 def _foreign(stated: ApiModel | None, taken: tuple[str, ...]) -> list[str]:
