@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     ResolvedBaseModel,
     SplitStatistics,
 )
+from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_api.v1alpha1.training import MethodSpec
 
@@ -203,6 +204,8 @@ class Resolved(ApiModel):
     training: ResolvedTraining
     evaluation: EvaluationSpec
     """metrics and max_new_tokens filled in."""
+    card: CardSpec | None = None
+    """For the model card."""
     choices: list[Choice]
     output_folder: Uri
     """The job's folder."""

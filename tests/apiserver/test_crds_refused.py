@@ -157,6 +157,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"evaluation": {**CLASSES, "compareWithBase": False, "gate": [{"metric": "Accuracy", "beats": ["Base"]}]}},
         "a gate against the base needs compareWithBase: true",
     ),
+    "another licence without a name": (
+        {"output": {"uri": "s3://models", "card": {"license": "other"}}},
+        "license other needs licenseName",
+    ),
+    "a licence's name without other": (
+        {"output": {"uri": "s3://models", "card": {"license": "mit", "licenseName": "Ours"}}},
+        "licenseName and licenseLink belong to license other",
+    ),
     "output elsewhere": ({"output": {"uri": "/models"}}, "uri is s3://bucket or s3://bucket/folder"),
     "two backends": (
         {"backend": {"kubernetes": {}, "openai": {"secretRef": {"name": "k"}}}},

@@ -1,21 +1,37 @@
-"""The model card (README.md) of an artifact: where it comes from, how good it is. Pure."""
+"""The model card (README.md) of an artifact: where it comes from, what it is for, how good it is. Pure."""
+
+from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_api.artifacts import Resolved
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
-from finetune_trainer.inputs import Inputs
+from finetune_api.v1alpha1.output import CardSpec
 from finetune_trainer.progress import Course
+
+HUB, HUB_DATASETS = "hf://", "hf://datasets/"
+HUB_METRICS = {
+    "ExactMatch": "exact_match",
+    "MacroF1": "f1",
+    "TokenF1": "f1",
+    "Rouge1": "rouge",
+    "Rouge2": "rouge",
+    "RougeL": "rouge",
+}
+"""Names of the hub's own, where they are not ours in lower case."""
+NO_USE = "Not stated: `output.card.intendedUse` of the job."
 
 
 def model_card(
-    inputs: Inputs, course: Course, evaluation: EvaluationStatus | None, gate_passed: bool, versions: dict[str, str]
+    resolved: Resolved, course: Course, evaluation: EvaluationStatus | None, gate_passed: bool, versions: dict[str, str]
 ) -> str:
     """Markdown with the front matter hubs read."""
-    resolved = inputs.resolved
+    card = resolved.card or CardSpec()
     sections = [
-        _front_matter(resolved),
+        f"---\n{_metadata(resolved, card, evaluation).to_yaml()}\n---",
         f"# {resolved.name}",
         _origin(resolved, course),
+        "## Intended use",
+        card.intended_use or NO_USE,
         "## Evaluation",
         _evaluation(evaluation),
         f"Gate: {'passed' if gate_passed else '**failed**; do not deploy'}.",
@@ -26,15 +42,52 @@ def model_card(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(resolved: Resolved) -> str:
-    base = (resolved.base_model.uri or "").removeprefix("hf://")
-    lines = ["---"]
-    if base:
-        lines.append(f"base_model: {base}")
-    lines.append(f"library_name: {'transformers' if resolved.adapter.type == 'Full' else 'peft'}")
-    task = "text-classification" if resolved.method in ("reward", "classification") else "text-generation"
-    lines += [f"pipeline_tag: {task}", f"tags: [finetune-operator, {resolved.method}]", "---"]
-    return "\n".join(lines)
+def _metadata(resolved: Resolved, card: CardSpec, evaluation: EvaluationStatus | None) -> ModelCardData:
+    """Only what a hub knows is named as its own: a base or a dataset elsewhere is in the text."""
+    base = resolved.base_model.uri or ""
+    results = _results(resolved, evaluation)
+    return ModelCardData(
+        base_model=base.removeprefix(HUB) if base.startswith(HUB) else None,
+        datasets=_hub_datasets(resolved) or None,
+        license=card.license,
+        license_name=card.license_name,
+        license_link=card.license_link,
+        library_name="transformers" if resolved.adapter.type == "Full" else "peft",
+        pipeline_tag=_task(resolved),
+        tags=["finetune-operator", resolved.method],
+        model_name=resolved.name if results else None,
+        eval_results=results or None,
+    )
+
+
+def _results(resolved: Resolved, evaluation: EvaluationStatus | None) -> list[EvalResult]:
+    """The tuned model's figures, as a model-index holds them; the data by its digest."""
+    if evaluation is None or not evaluation.rows:
+        return []
+    return [
+        EvalResult(
+            task_type=_task(resolved),
+            dataset_type="custom",
+            dataset_name=f"held-out rows of {resolved.namespace}/{resolved.name}",
+            dataset_split=evaluation.split,
+            dataset_args={"digest": resolved.data_digest, "rows": evaluation.rows},
+            metric_type=HUB_METRICS.get(name, name.lower()),
+            metric_name=name,
+            metric_value=value,
+        )
+        for name, value in evaluation.tuned.items()
+    ]
+
+
+def _task(resolved: Resolved) -> str:
+    return "text-classification" if resolved.method in ("reward", "classification") else "text-generation"
+
+
+def _hub_datasets(resolved: Resolved) -> list[str]:
+    dataset = resolved.dataset
+    uris = [source.uri or "" for source in (dataset.train, dataset.validation, dataset.test) if source is not None]
+    names = ["/".join(uri.removeprefix(HUB_DATASETS).split("/")[:2]) for uri in uris if uri.startswith(HUB_DATASETS)]
+    return sorted({name.partition("@")[0] for name in names})
 
 
 def _origin(resolved: Resolved, course: Course) -> str:

@@ -175,6 +175,7 @@ def _publish(
             adapter=plan.adapter,
             training=plan.training,
             evaluation=plan.evaluation,
+            card=config.spec.output.card,
             choices=choices.made,
             output_folder=store.uri(),
         )

@@ -85,7 +85,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
     diagnosis = diagnose(_evidence(inputs, outcome, metrics))
     outcome = outcome.diagnosed(diagnosis)
-    card = model_card(inputs, outcome.course, outcome.summary, outcome.gate_passed, versions())
+    card = model_card(resolved, outcome.course, outcome.summary, outcome.gate_passed, versions())
     (folder / "README.md").write_text(card)
     base = resolved.base_model if is_adapter else None
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)

@@ -19,6 +19,7 @@ from finetune_api.v1alpha1.base_model import BaseModelSpec
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
+from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
 from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
@@ -42,6 +43,8 @@ class OutputSpec(ApiModel):
     """s3://bucket/folder; the job writes below <uri>/<namespace>/<job>/<uid>/."""
     secret_ref: SecretRef | None = None
     """Credentials to write it."""
+    card: CardSpec | None = None
+    """What the artifact's model card says of licence and use."""
 
 
 GpuModel = Literal["T4", "L4", "A10", "L40S", "A100-40GB", "A100-80GB", "H100-80GB", "H200", "B200"]

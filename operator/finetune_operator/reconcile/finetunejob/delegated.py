@@ -116,7 +116,12 @@ def _own_evaluation(spec: FineTuneJobSpec, backend: str) -> str | None:
     return f"evaluation.{foreign[0]} cannot be used with backend.{backend} yet: leave it out." if foreign else None
 
 
-CHECKS: list[Check] = [_method, _training, _adapter, _learning_rate, _own_labels, _likelihoods, _own_evaluation]
+def _card(spec: FineTuneJobSpec, backend: str) -> str | None:
+    card = spec.output.card
+    return None if card is None else f"output.card cannot be used with backend.{backend} yet: leave it out."
+
+
+CHECKS: list[Check] = [_method, _training, _adapter, _learning_rate, _own_labels, _likelihoods, _own_evaluation, _card]
 
 
 def _foreign(stated: ApiModel | None, taken: tuple[str, ...]) -> list[str]:
