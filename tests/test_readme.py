@@ -27,7 +27,7 @@ from finetune_api.v1alpha1.adapter import AdapterSpec, AdapterType
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeployment
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
-from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob
+from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob, OutputSpec
 from finetune_api.v1alpha1.training import MethodSpec
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,7 @@ MODELS: dict[str, type[ApiModel]] = {
     "dataset": DatasetSpec,
     "evaluation": EvaluationSpec,
     "method": MethodSpec,
+    "output": OutputSpec,
     "adapter": AdapterSpec,
     "trainerStatus": pods.Report,
     "stage": pods.Summary,
