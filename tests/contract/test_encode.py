@@ -124,3 +124,20 @@ def test_templates_that_cannot_teach_are_refused(template: str | None, message: 
     with pytest.raises(Failure, match=message) as caught:
         encoder(tokenizer, "Messages", True)
     assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+def test_an_end_that_is_also_the_padding_is_learned(tokenizer: Any) -> None:
+    """Many bases pad with their end token: batches are masked by length, never by the token."""
+    from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+    rows = encoder(tokenizer, "PromptCompletion", True)
+    examples = [rows.training(ROW), rows.training({"prompt": "thing " * 9, "completion": " red"})]
+    batch = DataCollatorForLanguageModeling(pad_token_id=tokenizer.eos_token_id)([each._asdict() for each in examples])
+    for example, ids, labels, mask in zip(
+        examples, *(batch[name].tolist() for name in ("input_ids", "labels", "attention_mask")), strict=True
+    ):
+        length = len(example.input_ids)
+        assert example.labels[-1] == tokenizer.eos_token_id
+        assert (ids[:length], labels[:length]) == (example.input_ids, example.labels)
+        assert set(labels[length:]) <= {IGNORED}
+        assert mask == [1] * length + [0] * (len(mask) - length)

@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.scores import RowScore
+from finetune_trainer.encode import Pair
 from prepared_jobs import colour_chats, preferences, prepare_job, train_here, training, verdicts
 from published_models import ADAPTERS, loaded, published, scores
 from tiny_models import write_tiny_llama
@@ -108,6 +109,24 @@ class TestDpo:
             settings=training(steps=2),
         )
         assert train_here(config, secret.parent, tmp_path / "work").steps == 2
+
+    def test_the_reference_answers_without_dropout(self, tmp_path: Path) -> None:
+        from transformers import AutoModelForCausalLM
+
+        from finetune_trainer.adapter import add_adapter
+        from finetune_trainer.machine import Numerics
+        from finetune_trainer.preferences import log_probabilities
+
+        base = AutoModelForCausalLM.from_pretrained(write_tiny_llama(tmp_path / "base"))
+        spec = ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.5)
+        model = add_adapter(base, spec, seed=1).train()
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.data.normal_()
+        pairs = [Pair([5, 6, 7], [8, 9], [10, 11])]
+        first, again = (log_probabilities(model, pairs, Numerics("cpu", bf16=False)) for _ in range(2))
+        assert first == again
+        assert model.training, "dropout is the training's again"
 
     def test_without_a_difference_within_the_length_there_is_nothing_to_learn(
         self, bucket: str, secret: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

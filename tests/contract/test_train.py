@@ -283,6 +283,20 @@ def test_packed_rows_do_not_see_each_other(bucket: str, secret: Path, tmp_path: 
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
+def test_recomputed_activations_give_the_same_gradients(bucket: str, secret: Path, tmp_path: Path) -> None:
+    """Behind a frozen embedding nothing would learn, unless its output is made to ask for gradients."""
+    rows, found = {"train": colour_rows(8)}, []
+    for recompute in (False, True):
+        name = f"recompute-{recompute}".lower()
+        settings = training(steps=1, batch_size=8, micro_batch_size=8, gradient_checkpointing=recompute)
+        config = prepare_job(bucket, secret.parent, rows, name=name, adapter=LORA, settings=settings)
+        train_here(config, secret.parent, tmp_path / name)
+        [line] = metrics(config, secret)
+        found.append((line["loss"], line["gradNorm"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+    assert found[1][1] > 0
+
+
 def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret: Path, tmp_path: Path) -> None:
     """bitsandbytes repacks weights at a forward in eval mode on some CPUs; gradients after it were silently wrong."""
     import torch

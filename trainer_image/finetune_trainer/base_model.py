@@ -29,6 +29,8 @@ class BaseFacts(NamedTuple):
     """Made from random weights."""
     shape: Shape | None = None
     """Sizes, where the architecture is one whose memory can be predicted."""
+    stateful: str = ""
+    """Kind of its layers that carry a state along a sequence; empty: only attention reaches back."""
 
     def with_room_for(self, virtual_tokens: int) -> "BaseFacts":
         """With the positions that learned tokens before each row leave."""
@@ -73,7 +75,15 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places, method: Metho
         _parameters(config.num_hidden_layers, config.hidden_size, config.vocab_size) >= LARGE,
         random=False,
         shape=shape_of(config),
+        stateful=stateful_layers(config),
     )
+
+
+def stateful_layers(config: Any) -> str:
+    """Kind of a text model's layers that carry a state along a sequence (Mamba, linear attention, convolutions); empty: none."""
+    kinds = [*(getattr(config, "layer_types", None) or ()), *(["rwkv"] if config.model_type == "rwkv" else [])]
+    reach_back = ("_attention", "mlp", "moe")
+    return next((kind for kind in kinds if kind == "linear_attention" or not kind.endswith(reach_back)), "")
 
 
 def check_vocabulary(tokenizer: Any, folder: Path, uri: str, method: MethodName) -> None:

@@ -200,6 +200,12 @@ def _packing(seen: Situation, choices: Choices) -> bool:
     if seen.method != "sft":
         return False
     stated = method.sft.packing if method and method.sft else None
+    if stated and seen.base.stateful:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"method.sft.packing: layers of the base model ({seen.base.stateful}) carry a state along a sequence, and would carry it "
+            "from a row into the one packed behind it; leave packing out",
+        )
     return choices.take("method.sft.packing", stated, False, "pays only with a flash-attention kernel")
 
 

@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import Choice, DatasetStatus, JobError, PlanStatus, ResolvedBaseModel
 from finetune_stage.outcome import exit_code, failed, termination_message
-from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.base_model import BaseFacts, stateful_layers
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.encode import IGNORED, Example
@@ -161,6 +161,31 @@ class TestDefaults:
     def test_a_micro_batch_divides_the_batch(self) -> None:
         long = plan(a_spec(training={"batchSize": 12}), train=lengths(*[1600] * 20))[0].training
         assert (long.max_length, long.micro_batch_size) == (1600, 4)
+
+    def test_rows_are_not_packed_where_a_state_would_run_on_into_the_next(self) -> None:
+        base = BaseFacts(ResolvedBaseModel(), 2048, is_large=False, random=False, stateful="linear_attention")
+        seen = Situation(a_spec(method={"sft": {"packing": True}}), base, {"train": lengths(20, 20)})
+        with pytest.raises(Failure, match=r"\(linear_attention\) carry a state along a sequence") as end:
+            decide(seen, Choices())
+        assert end.value.reason is Reason.CONFIG_INVALID
+        assert not decide(seen._replace(spec=a_spec()), Choices()).training.packing
+
+    @pytest.mark.parametrize(
+        ("architecture", "kind"),
+        [("llama", ""), ("qwen3", ""), ("gpt_oss", ""), ("qwen3_next", "linear_attention"), ("mamba2", "linear_attention"),
+         ("rwkv", "rwkv"), ("falcon_h1", "hybrid")],
+    )  # fmt: skip
+    def test_layers_with_a_state_are_read_from_configurations(self, architecture: str, kind: str) -> None:
+        from transformers import AutoConfig
+
+        assert stateful_layers(AutoConfig.for_model(architecture)) == kind
+
+    def test_a_prefix_is_never_recomputed(self) -> None:
+        """It lives in the cache that recomputation drops."""
+        base = BaseFacts(ResolvedBaseModel(), 2048, is_large=True, random=False)
+        for adapter, recompute in (("Prefix", False), ("LoRA", True)):
+            seen = Situation(a_spec(adapter={"type": adapter}), base, {"train": lengths(20, 20)})
+            assert decide(seen, Choices()).training.gradient_checkpointing is recompute
 
     def test_few_rows_are_one_batch(self) -> None:
         training = plan(a_spec(), train=lengths(20, 20, 20))[0].training
