@@ -89,6 +89,7 @@ class OpenAIService:
             "suffix": backend.suffix or config.name,
             "seed": config.spec.training.seed if config.spec.training else None,
             "method": method_of(config.spec, backend),
+            "integrations": [{"type": "wandb", "wandb": backend.wandb.wire()}] if backend.wandb else None,
             "metadata": {
                 **(backend.metadata or {}),
                 UID: config.uid,

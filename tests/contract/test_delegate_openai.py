@@ -89,7 +89,12 @@ def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai
         secrets_dir,
         openai,
         rows=ROWS | {"validation": ROWS["test"]},
-        backend={"suffix": "mine", "learningRateMultiplier": 0.5, "metadata": {"team": "a"}},
+        backend={
+            "suffix": "mine",
+            "learningRateMultiplier": 0.5,
+            "metadata": {"team": "a"},
+            "wandb": {"project": "colours", "tags": ["tiny"]},
+        },
         training={"epochs": 2, "batchSize": 4, "seed": 9},
     )
     run_here(config, secrets_dir, tmp_path / "work")
@@ -102,6 +107,7 @@ def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai
         "suffix": "mine",
         "seed": 9,
         "method": {"type": "supervised", "supervised": {"hyperparameters": hyperparameters}},
+        "integrations": [{"type": "wandb", "wandb": {"project": "colours", "tags": ["tiny"]}}],
         "metadata": {"team": "a", "finetune-uid": UID, "finetune-job": "tiny", "finetune-namespace": "team-a"},
     }
     assert [json.loads(line) for line in openai.contents["file-1"].splitlines()] == ROWS["train"]

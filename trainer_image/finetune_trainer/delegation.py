@@ -12,7 +12,6 @@ from finetune_api.artifacts import DATA, RESOLVED, InPlace, Manifest, PreparedSp
 from finetune_api.pods import JobConfig
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, SplitStatistics
 from finetune_stage.chats import answer_of
@@ -32,20 +31,6 @@ def is_delegated(config: JobConfig) -> bool:
     """Whether a provider trains it."""
     backend = config.spec.backend
     return backend is not None and (backend.vertex is not None or backend.openai is not None)
-
-
-def refuse_examination(config: JobConfig) -> None:
-    """What needs the base model's tokenizer, or a look at every token, cannot be done for a provider's model."""
-    quality = config.spec.dataset.quality or Quality()
-    asked = quality.model_dump(
-        by_alias=True, exclude_none=True, include={"decontaminate", "suites", "min_tokens", "max_tokens"}
-    )
-    if asked:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            f"dataset.quality: {' and '.join(asked)} cannot be used with a provider's backend; "
-            "deduplicate and onInvalidRow can",
-        )
 
 
 def storage_url(config: JobConfig) -> str | None:

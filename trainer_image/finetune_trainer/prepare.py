@@ -53,8 +53,6 @@ def run(config: JobConfig, places: Places) -> Outcome:
     with Reporter(destination(os.environ)) as reporter:
         progress = Progress(partial(_tell, reporter))
         is_delegated = delegation.is_delegated(config)
-        if is_delegated:
-            delegation.refuse_examination(config)
         sources = fetch_sources(config.spec.dataset, places, delegation.storage_url(config))
         base = None if is_delegated else _base(config, places)
         data = prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress)

@@ -78,6 +78,19 @@ class VertexBackend(ApiModel):
     """What the delegate's container asks for; it only waits and asks."""
 
 
+class WandbRun(ApiModel):
+    """A run at Weights & Biases, which the service writes with the key that is stored at the service."""
+
+    project: Annotated[str, Field(min_length=1, max_length=128)]
+    """Project of the run."""
+    entity: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Team or user; left out, that of the key."""
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    """Display name; left out, the provider's name of the tuning job."""
+    tags: Annotated[list[Annotated[str, Field(min_length=1, max_length=64)]], Field(max_length=16)] | None = None
+    """Tags of the run."""
+
+
 class OpenAIBackend(ApiModel):
     """Tune at a service with OpenAI's fine-tuning API. training.epochs, training.batchSize, training.seed and
     method.dpo.beta are sent as they are stated; what is left out the provider decides."""
@@ -100,6 +113,8 @@ class OpenAIBackend(ApiModel):
         | None
     ) = None
     """Metadata of the provider's job; keys that begin with finetune- are the operator's."""
+    wandb: WandbRun | None = None
+    """Lets the service report to Weights & Biases, too (its integrations)."""
     pod: PodOptions | None = None
     """Where the pods run."""
     resources: Resources | None = None

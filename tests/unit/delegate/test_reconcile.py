@@ -266,7 +266,15 @@ REFUSED: list[Any] = [
     pytest.param("vertex", {"adapter": {"type": "LoRA", "alpha": 3}}, "it takes type and rank", id="alpha"),
     pytest.param("vertex", {"adapter": {"type": "QLoRA"}}, "it has LoRA", id="QLoRA"),
     pytest.param("openai", {"adapter": {"type": "LoRA"}}, "leave adapter out", id="an adapter"),
-    pytest.param("openai", {"evaluation": {"generation": {"temperature": 1}}}, "evaluation.generation cannot be used with backend.openai yet", id="sampling"),
+    pytest.param("openai", {"evaluation": {"generation": {"temperature": 1}}}, "evaluation.generation cannot be used with backend.openai", id="sampling"),
+    pytest.param(
+        "vertex", {"evaluation": {"answerFormat": {"regex": {"pattern": "a|b"}}}},
+        "evaluation.answerFormat cannot be used with backend.vertex; evaluation takes metrics, labels,", id="a format of answers",
+    ),
+    pytest.param(
+        "openai", {"dataset": {**a_spec()["dataset"], "quality": {"decontaminate": True}}},
+        "dataset.quality.decontaminate cannot be used with backend.openai", id="a look at every token",
+    ),
     pytest.param("vertex", {"evaluation": {"metrics": ["Loss"]}}, "ExactMatch, Accuracy, MacroF1", id="a metric"),
     pytest.param(
         "vertex",

@@ -14,9 +14,27 @@ ADAPTER_SIZES = (1, 2, 4, 8, 16, 32)
 MAX_EPOCHS = 100
 METHODS: dict[str, tuple[str, ...]] = {"sft": (), "dpo": ("beta",)}
 """With the settings a provider takes."""
+EVERYWHERE = ("suspend", "cancel", "activeDeadlineSeconds", "ttlSecondsAfterFinished", "maxRetries")
+FIELDS: dict[str, tuple[str, ...]] = {
+    "": (
+        "baseModel",
+        "dataset",
+        "method",
+        "adapter",
+        "training",
+        "evaluation",
+        "output",
+        "deploy",
+        "backend",
+        *EVERYWHERE,
+    ),
+    "dataset": ("train", "validation", "test", "split", "format", "columns", "quality"),
+    "dataset.quality": ("deduplicate", "onInvalidRow"),
+    "evaluation": ("metrics", "labels", "compareWithBase", "maxNewTokens", "gate"),
+    "output": ("uri", "secretRef"),
+}
+"""What a job at a provider can have; the rest needs the model's weights or its tokenizer. Others have checks of their own."""
 METRICS = ("ExactMatch", "Accuracy", "MacroF1")
-OWN_EVALUATION = ("generation", "answerFormat", "previous", "suites", "samples")
-"""Of spec.evaluation, what needs the model in this cluster."""
 
 Check = Callable[[FineTuneJobSpec, str], str | None]
 
@@ -40,6 +58,19 @@ def base_refusal(spec: FineTuneJobSpec, backend: str) -> str | None:
     base = spec.base_model
     if wanted is not None and (base.revision or base.digest or base.secret_ref):
         return f"baseModel.revision, digest and secretRef do not apply to {wanted} models: leave them out."
+    return None
+
+
+def _fields(spec: FineTuneJobSpec, backend: str) -> str | None:
+    stated = spec.wire()
+    for path, taken in FIELDS.items():
+        part = stated
+        for name in filter(None, path.split(".")):
+            part = part.get(name) or {}
+        foreign = next((name for name, value in part.items() if name not in taken and value is not False), None)
+        if foreign is not None:
+            field = ".".join(filter(None, (path, foreign)))
+            return f"{field} cannot be used with backend.{backend}; {path or 'spec'} takes {', '.join(taken)}."
     return None
 
 
@@ -109,19 +140,7 @@ def _likelihoods(spec: FineTuneJobSpec, backend: str) -> str | None:
     return None
 
 
-def _own_evaluation(spec: FineTuneJobSpec, backend: str) -> str | None:
-    """A provider is asked for answers, each as deterministically as it can; nothing else of an evaluation is its affair."""
-    stated = spec.evaluation.wire() if spec.evaluation else {}
-    foreign = [name for name in OWN_EVALUATION if name in stated]
-    return f"evaluation.{foreign[0]} cannot be used with backend.{backend} yet: leave it out." if foreign else None
-
-
-def _card(spec: FineTuneJobSpec, backend: str) -> str | None:
-    card = spec.output.card
-    return None if card is None else f"output.card cannot be used with backend.{backend} yet: leave it out."
-
-
-CHECKS: list[Check] = [_method, _training, _adapter, _learning_rate, _own_labels, _likelihoods, _own_evaluation, _card]
+CHECKS: list[Check] = [_fields, _method, _training, _adapter, _learning_rate, _own_labels, _likelihoods]
 
 
 def _foreign(stated: ApiModel | None, taken: tuple[str, ...]) -> list[str]:
