@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
@@ -148,25 +147,18 @@ def _encoded(
 ) -> Iterator[tuple[bytes, Row, Example]]:
     """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
     tools = ToolCheck(encoder.tokenizer)
-    for batch in one_ahead(partial(_tokenised, lines, encoder) for lines in batches):
-        encode = batch.encoder.training if split == "train" else batch.encoder.answer
-        for line, row in zip(batch.lines, batch.rows, strict=True):
+    for batch in one_ahead(partial(_tokenised, lines, split, encoder) for lines in batches):
+        for line, row, example in batch:
             tools.check(row)
-            yield line, row, encode(row)
+            yield line, row, example
 
 
-class _Batch(NamedTuple):
-    """Rows, and an encoder that knows the tokens of their texts."""
-
-    lines: list[bytes]
-    rows: list[Row]
-    encoder: Encoder
-
-
-def _tokenised(lines: list[bytes], encoder: Encoder) -> _Batch:
+def _tokenised(lines: list[bytes], split: SplitName, encoder: Encoder) -> list[tuple[bytes, Row, Example]]:
     rows = [json.loads(line) for line in lines]
     tokenizer = Remembering(encoder.tokenizer, [text for row in rows for text in texts_of(row)])
-    return _Batch(lines, rows, replace(encoder, tokenizer=tokenizer))
+    knowing = replace(encoder, tokenizer=tokenizer)
+    encode = knowing.training if split == "train" else knowing.answer
+    return [(line, row, encode(row)) for line, row in zip(lines, rows, strict=True)]
 
 
 def _batches(path: Path) -> Iterator[list[bytes]]:
