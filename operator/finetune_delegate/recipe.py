@@ -14,7 +14,7 @@ from finetune_api.pods import JobConfig, Shown, Trained
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_delegate.course import Course
-from finetune_delegate.examine import examine
+from finetune_delegate.examine import examine, forget
 from finetune_delegate.follow import cancel_all, follow, submitted
 from finetune_delegate.provider import Provider, Task
 from finetune_delegate.publish import Result, publish
@@ -66,10 +66,12 @@ def run(task: Task, poll_seconds: float) -> Trained | Shown:
         view = follow(provider, job, course.tell, poll_seconds)
         course.evaluating(view)
         made = provider.made(view)
-        evaluation = examine(provider, resolved, splits, made.endpoint or made.model, made.base_model)
+        evaluation = examine(provider, store, resolved, splits, made.endpoint or made.model, made.base_model)
         course.store()
         result = Result(made, course.status(view), evaluation, view.steps or course.steps, course.loss)
-        return publish(store, resolved, result, task.places.work_dir, image_of(task.config))
+        trained = publish(store, resolved, result, task.places.work_dir, image_of(task.config))
+        forget(store)
+        return trained
 
 
 def cancel(task: Task) -> list[str]:

@@ -10,12 +10,14 @@ import pytest
 
 from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
 from finetune_api.artifacts import EVALUATION, Manifest
-from finetune_api.pods import JobConfig, Shown, Summary
+from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown, Summary
 from finetune_api.reasons import Failure, Reason
-from finetune_delegate import openai_service, patience, recipe
+from finetune_delegate import examine, openai_service, patience, recipe
+from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
 from openai_stand_in import BASE, KEY, OpenAI
 from prepared_jobs import UID, job_store
+from report_server import ReportServer
 from stand_in import Fault
 
 JOBS = "/v1/fine_tuning/jobs"
@@ -126,6 +128,42 @@ def test_a_preference_becomes_the_services_own_shape(
         "preferred_output": [{"role": "assistant", "content": "red"}],
         "non_preferred_output": [{"role": "assistant", "content": "blue"}],
     }
+
+
+def test_what_was_answered_before_the_pod_died_is_not_asked_again(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(examine, "STORED_TOGETHER", 2)
+    config = a_job(bucket, secrets_dir, openai)
+    provider, store = recipe.provider_of(task(config, secrets_dir, tmp_path)), job_store(config, secrets_dir)
+    rows = [Row(str(number), fields) for number, fields in enumerate(ROWS["test"])]
+    asked = "/v1/chat/completions"
+    first = examine.answers(provider, BASE, store=store, rows=rows[:4], max_tokens=8)  # and here it dies
+    assert len(openai.asked("POST", asked)) == 4
+    assert examine.answers(provider, BASE, store=store, rows=rows, max_tokens=8)[:4] == first
+    assert len(openai.asked("POST", asked)) == 6
+    examine.answers(provider, "another", store=store, rows=rows[:2], max_tokens=8)
+    assert len(openai.asked("POST", asked)) == 8
+    run_here(config, secrets_dir, tmp_path / "work")
+    assert len(openai.asked("POST", asked)) == 8 + 6, "only the tuned model was left"
+    assert store.list("answers/") == []
+
+
+def test_the_operator_is_told_states_losses_checkpoints_and_tokens(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ReportServer()
+    monkeypatch.setenv(REPORT_URL_ENV, server.url)
+    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    server.close()
+    last = server.seen[-1][1]
+    assert last["provider"] == {"job": "ftjob-1", "state": "Succeeded", "billedTokens": 4321}
+    assert [(each["step"], each["uri"]) for each in last["checkpoints"]] == [
+        (step, f"openai://ft:{BASE}:org::1:ckpt-step-{step}") for step in (5, 10)
+    ]
+    assert last["trainerStatus"]["progressPercentage"] == 100
+    metrics = {each["name"]: each["value"] for each in last["trainerStatus"]["metrics"]}
+    assert (metrics["train_loss"], metrics["current_step"], metrics["total_steps"]) == ("0.1", "10", "10")
 
 
 def test_a_second_attempt_after_the_end_asks_nothing(
@@ -258,9 +296,11 @@ def test_a_job_cancelled_outside_says_so(bucket: str, secrets_dir: Path, openai:
 def test_an_unknown_state_is_shown_and_waited_out(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    openai.run = ("simmering", "running", "succeeded")
+    openai.run = ("simmering", "paused", "running", "succeeded")
     run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert "ftjob-1 is Unknown. The provider calls its state 'simmering'." in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "ftjob-1 is Unknown. The provider calls its state 'simmering'." in said
+    assert "ftjob-1 is Paused." in said
 
 
 def test_a_refused_model_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
@@ -275,6 +315,14 @@ def test_a_refused_key_names_its_secret(bucket: str, secrets_dir: Path, openai: 
     assert end.reason is Reason.ACCESS_DENIED
     assert "key OPENAI_API_KEY of Secret 'openai'" in end.message
     assert KEY not in end.message
+
+
+def test_a_missing_right_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
+    denied = {"error": {"message": "You have insufficient permissions: missing scopes: api.fine_tuning.jobs.write"}}
+    openai.faults.append(Fault("POST", JOBS, 403, denied))
+    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    assert end.reason is Reason.ACCESS_DENIED
+    assert "missing scopes: api.fine_tuning.jobs.write" in end.message
 
 
 def test_a_key_that_is_renewed_while_the_job_runs_is_read_again(

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
-from finetune_api.pods import JobConfig, Shown
+from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown
 from finetune_api.reasons import Failure, Reason
 from finetune_delegate import patience, recipe, vertex_service
 from prepared_jobs import UID
+from report_server import ReportServer
 from stand_in import Fault
 from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex, write_credentials
 
@@ -185,6 +186,7 @@ def oops(status: int, name: str, message: str = "oops") -> dict[str, Any]:
     pytest.param(Fault("POST", JOBS, 429, oops(429, "RESOURCE_EXHAUSTED"), times=2), id="429 on the submission"),
     pytest.param(Fault("POST", JOBS, 500, oops(500, "INTERNAL"), carried_out=True), id="500 after acceptance"),
     pytest.param(Fault("POST", JOBS, carried_out=True), id="a lost answer to the submission"),
+    pytest.param(Fault("POST", JOBS, carried_out=True, delay_seconds=0.6), id="a time-out of the submission"),
     pytest.param(Fault("GET", ONE, 503, oops(503, "UNAVAILABLE"), times=3), id="503"),
     pytest.param(Fault("GET", ONE, times=3), id="dropped connections"),
     pytest.param(Fault("GET", ONE, delay_seconds=0.6), id="a time-out"),
@@ -204,6 +206,30 @@ def test_what_may_pass_is_waited_out(
     assert trained.evaluation is not None
     assert trained.evaluation.tuned == {"ExactMatch": 1.0}
     assert len(vertex.jobs) == 1
+
+
+def test_a_quota_that_stays_used_up_is_an_end_that_is_tried_again(
+    bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path
+) -> None:
+    vertex.faults.append(Fault("POST", JOBS, 429, oops(429, "RESOURCE_EXHAUSTED", "Quota exceeded"), times=1000))
+    end = ended(a_job(bucket, secrets_dir, vertex), secrets_dir, tmp_path / "work", patience=0.1)
+    assert end.reason is Reason.PROVIDER_UNAVAILABLE
+    assert "429 Quota exceeded" in end.message
+    assert vertex.jobs == {}
+
+
+def test_the_operator_is_told_states_checkpoints_and_tokens(
+    bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = ReportServer()
+    monkeypatch.setenv(REPORT_URL_ENV, server.url)
+    run_here(a_job(bucket, secrets_dir, vertex), secrets_dir, tmp_path / "work")
+    server.close()
+    last = server.seen[-1][1]
+    assert last["provider"] == {"job": f"{PARENT}/tuningJobs/100", "state": "Succeeded", "billedTokens": 4321}
+    assert [(each["step"], each["uri"]) for each in last["checkpoints"]] == [
+        (5, f"vertex://{PARENT}/endpoints/1001"), (10, f"vertex://{PARENT}/endpoints/100"),
+    ]  # fmt: skip
 
 
 def test_a_wait_for_quota_and_an_unknown_state_are_shown(

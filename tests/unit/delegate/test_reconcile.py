@@ -8,7 +8,7 @@ from builders import World, a_job, a_spec, a_summary, attempt, condition, messag
 from finetune_api.pods import JobConfig, Report, Shown, Summary, Trained
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
-from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Checkpoint, TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests.delegate import CANCEL_SECONDS
@@ -94,6 +94,21 @@ def test_the_providers_state_is_the_reason() -> None:
     assert (status["state"], condition(status, "Running")) == ("WaitingForQuota", ("True", "WaitingForQuota"))
     assert message(status, "Running") == "The provider's job j is WaitingForQuota."
     assert status["provider"]["job"] == "j"
+    assert world.events.count("Normal WaitingForQuota") == 1
+
+
+def test_billed_tokens_and_checkpoints_stay_in_the_status() -> None:
+    world = World(a_delegated_job())
+    world.training()
+    kept = [Checkpoint(step=5, uri="vertex://projects/p/endpoints/1", created_at="2026-11-25T00:00:00Z")]
+    done = ProviderStatus(job="j", state="Succeeded", billed_tokens=7)
+    world.say(Report(trainer_status=TrainerStatus(progress_percentage=100), checkpoints=kept, provider=done))
+    status = world.settle()
+    assert (status["state"], status["provider"]["billedTokens"]) == ("Evaluating", 7)
+    world.end_pod(attempt("Train"), 0, trained())
+    status = world.settle()
+    assert [each["uri"] for each in status["checkpoints"]] == ["vertex://projects/p/endpoints/1"]
+    assert (status["provider"]["billedTokens"], status["trainedTokens"]) == (7, 7)
 
 
 def test_cancel_stops_the_pod_and_then_cancels_at_the_provider() -> None:

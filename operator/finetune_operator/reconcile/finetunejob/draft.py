@@ -116,6 +116,10 @@ class Draft:
         """An Event of its own, beside those of the conditions."""
         self.events.append(Event(ref_of(self.seen.body), "Warning", reason, message))
 
+    def note(self, reason: str, message: str) -> None:
+        """The same where all is well."""
+        self.events.append(Event(ref_of(self.seen.body), "Normal", reason, message))
+
     def fail(self, reason: Reason, message: str) -> None:
         """End the job without success."""
         message = message[:MESSAGE_LIMIT]

@@ -4,6 +4,7 @@ from finetune_api.pods import Report
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
+from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, timestamp
 
 WRITE_SECONDS = 5.0
@@ -71,9 +72,17 @@ def show(draft: Draft, report: Report, at: str) -> None:
     if report.checkpoints is not None:
         draft.update(checkpoints=report.checkpoints)
     if report.provider is not None:
+        _tell_state(draft, report.provider)
         draft.update(provider=report.provider)
     if report.resumed_from_step is not None:
         draft.update(resumed_from_step=report.resumed_from_step)
+
+
+def _tell_state(draft: Draft, now: ProviderStatus) -> None:
+    """An Event for each state a provider's job is seen in."""
+    before = draft.status.provider.state if draft.status.provider else None
+    if now.state is not None and now.state != before:
+        draft.note(now.state, f"The provider's job {now.job} is {now.state}. {now.message or ''}".strip())
 
 
 def _loss(said: TrainerStatus) -> str | None:
