@@ -32,7 +32,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 )
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.training import MethodSpec
+from finetune_api.v1alpha1.training import MethodSpec, Optimizer, Scheduler
 
 MANIFEST = "manifest.json"
 RESOLVED = "resolved.json"
@@ -129,11 +129,16 @@ class ResolvedTraining(ApiModel):
     batch_size: int
     micro_batch_size: int
     max_length: int
-    scheduler: Literal["Cosine", "Linear", "Constant"]
+    optimizer: Optimizer = "AdamW"
+    scheduler: Scheduler
+    decay_ratio: float = 0.0
+    """Of WSD."""
     warmup_ratio: float
     weight_decay: float
     adam_beta2: float
     max_grad_norm: float
+    neftune_alpha: float = 0.0
+    label_smoothing: float = 0.0
     gradient_checkpointing: bool
     precision: Literal["BFloat16", "Float32", "Auto"]
     """Auto: BFloat16 where the device has it; only the train pod can see the device."""
@@ -159,6 +164,7 @@ class ResolvedAdapterSpec(ApiModel):
     layers: tuple[int, ...] = ()
     """Empty: all."""
     virtual_tokens: int = 0
+    frozen_layers: int = 0
     learning_rate_ratio: float = 1.0
 
 

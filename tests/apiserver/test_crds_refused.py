@@ -116,6 +116,19 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "rank out of range": ({"adapter": {"type": "LoRA", "rank": 1024}}, "spec.adapter.rank"),
     "epochs and steps": ({"training": {"epochs": 1, "maxSteps": 1}}, "set at most one of: epochs, maxSteps"),
     "micro-batch alone": ({"training": {"microBatchSize": 4}}, "be a multiple of microBatchSize"),
+    "a decay of another schedule": (
+        {"training": {"scheduler": "Cosine", "decayRatio": 0.1}},
+        "decayRatio belongs to scheduler WSD",
+    ),
+    "more than all steps": (
+        {"training": {"scheduler": "WSD", "decayRatio": 0.8, "warmupRatio": 0.3}},
+        "together at most 1",
+    ),
+    "moments Adafactor has not": ({"training": {"optimizer": "Adafactor", "adamBeta2": 0.9}}, "optimizers named Adam"),
+    "frozen layers below an adapter": (
+        {"adapter": {"type": "LoRA", "frozenLayers": 2}},
+        "frozenLayers belongs to adapter Full",
+    ),
     "micro-batch that does not divide": (
         {"training": {"batchSize": 6, "microBatchSize": 4}},
         "be a multiple of microBatchSize",

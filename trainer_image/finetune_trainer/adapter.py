@@ -14,6 +14,8 @@ from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 
 ALL_LINEAR = ("all-linear",)
+LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
+"""Where the name of a parameter says its layer."""
 PREFIX_SCALE = 0.1
 """PEFT draws a prefix with standard deviation 1, which drowns the keys and values of most models."""
 
@@ -27,6 +29,7 @@ def add_adapter(
     adapter. Raises Failure where the settings do not fit the base.
     """
     if adapter.type == "Full":
+        _freeze(model, adapter.frozen_layers)
         return model
     from peft import get_peft_model
 
@@ -42,6 +45,23 @@ def add_adapter(
     if adapter.type == "Prefix":
         tuned.prompt_encoder[tuned.active_adapter].embedding.weight.data.mul_(PREFIX_SCALE)
     return tuned
+
+
+def _freeze(model: Any, count: int) -> None:
+    """The embeddings and the first layers do not learn."""
+    layers = int(model.config.num_hidden_layers)
+    if count >= layers:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"adapter.frozenLayers is {count}, and the base model has {layers} layers: at most {layers - 1} can be frozen",
+        )
+    if count == 0:
+        return
+    model.get_input_embeddings().requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        place = LAYER.search(name)
+        if place and int(place[1]) < count:
+            parameter.requires_grad_(False)
 
 
 def virtual_tokens(model: Any) -> int:

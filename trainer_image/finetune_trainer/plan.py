@@ -18,8 +18,9 @@ Methods that sample answers: :mod:`finetune_trainer.sampling`.
 Batches count sequences; the steps are those the train stage takes (:mod:`finetune_trainer.data.packing`).
 """
 
+from collections.abc import Callable
 from math import ceil
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
 from finetune_api.matrix import SAMPLING_METHODS, refusal
@@ -152,7 +153,6 @@ def _check_batch(stated: int | None, sequences: int) -> None:
 
 def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -> tuple[ResolvedTraining, Forecast]:
     stated = seen.spec.training or TrainingSpec()
-    full = adapter.type == "Full"
     extent = _extent(seen, choices)
     rate, why = learning_rate(USUAL[seen.method], adapter.type, random=seen.base.random)
     chosen, forecast = size(seen, adapter, extent)
@@ -170,11 +170,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         max_steps=stated.max_steps,
         learning_rate=take("learningRate", stated.learning_rate, rate, why),
         micro_batch_size=take("microBatchSize", stated.micro_batch_size, chosen.micro_batch, chosen.why_rows),
-        scheduler=take("scheduler", stated.scheduler, "Cosine", "usual"),
-        warmup_ratio=take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
-        weight_decay=take("weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"),
-        adam_beta2=take("adamBeta2", stated.adam_beta2, 0.999, "usual"),
-        max_grad_norm=take("maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
+        **_optimisation(stated, take, full=adapter.type == "Full"),
         gradient_checkpointing=take(
             "gradientCheckpointing",
             stated.gradient_checkpointing,
@@ -190,6 +186,25 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         assistant_only_loss=_answers_only(seen, choices),
     )
     return training, forecast
+
+
+def _optimisation(stated: TrainingSpec, take: Callable[..., Any], *, full: bool) -> dict[str, Any]:
+    """How gradients become steps, and what is done to them and to the targets."""
+    optimizer = take("optimizer", stated.optimizer, "AdamW", "usual")
+    scheduler = take("scheduler", stated.scheduler, "Cosine", "usual")
+    return {
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+        "decay_ratio": take("decayRatio", stated.decay_ratio, 0.1, "a tenth is enough") if scheduler == "WSD" else 0.0,
+        "warmup_ratio": take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
+        "weight_decay": take(
+            "weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"
+        ),
+        "adam_beta2": 0.999 if optimizer == "Adafactor" else take("adamBeta2", stated.adam_beta2, 0.999, "usual"),
+        "max_grad_norm": take("maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
+        "neftune_alpha": stated.neftune_alpha or 0.0,
+        "label_smoothing": stated.label_smoothing or 0.0,
+    }
 
 
 def _packing(seen: Situation, choices: Choices) -> bool:

@@ -27,7 +27,7 @@ def resolved_adapter(stated: AdapterSpec, choices: Take, dropout: tuple[float, s
     if stated.type in VIRTUAL_TOKENS:
         tokens = choices.take("adapter.virtualTokens", stated.virtual_tokens, 20, "more learn slower")
         return ResolvedAdapterSpec(type=stated.type, virtual_tokens=tokens)
-    return ResolvedAdapterSpec(type="Full")
+    return ResolvedAdapterSpec(type="Full", frozen_layers=stated.frozen_layers or 0)
 
 
 def _low_rank(stated: AdapterSpec, choices: Take, dropout: tuple[float, str]) -> ResolvedAdapterSpec:

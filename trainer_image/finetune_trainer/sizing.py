@@ -79,6 +79,12 @@ class Size(NamedTuple):
     why_recompute: str
 
 
+def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapterSpec) -> bool:
+    """Whether such trainings were measured."""
+    is_usual = stated.optimizer in (None, "AdamW") and not stated.label_smoothing and not adapter.frozen_layers
+    return method in ("sft", "cpt") and stated.precision != "Float32" and is_usual
+
+
 def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:
     """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
     stated = seen.spec.training or TrainingSpec()
@@ -90,7 +96,7 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     prefix = adapter.type == "Prefix"
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
     by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
-    if gpu is None or seen.base.shape is None or seen.method not in ("sft", "cpt") or stated.precision == "Float32":
+    if gpu is None or seen.base.shape is None or not _is_counted(seen.method, stated, adapter):
         return by_rule, Forecast(efficiency)
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
     load = Load(adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout)

@@ -26,7 +26,18 @@ from finetune_trainer.progress import Course, Progress
 
 LOG_LINES = 100
 """Lines of metrics.jsonl a run of any length writes, about."""
-SCHEDULERS = {"Cosine": "cosine", "Linear": "linear", "Constant": "constant_with_warmup"}
+OPTIMIZERS = {
+    "AdamW": "adamw_torch_fused",
+    "AdamW8bit": "adamw_bnb_8bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "Adafactor": "adafactor",
+}
+SCHEDULERS = {
+    "Cosine": "cosine",
+    "Linear": "linear",
+    "Constant": "constant_with_warmup",
+    "WSD": "warmup_stable_decay",
+}
 STATE_FILE = "trainer_state.json"
 FIGURES = {"epoch": "epoch", "loss": "loss", "learning_rate": "learningRate", "grad_norm": "gradNorm"}
 SAMPLING_FIGURES = {
@@ -111,11 +122,15 @@ def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work
         "per_device_train_batch_size": batch.rows,
         "gradient_accumulation_steps": batch.accumulation,
         "learning_rate": training.learning_rate,
+        "optim": OPTIMIZERS[training.optimizer],
         "lr_scheduler_type": SCHEDULERS[training.scheduler],
+        "lr_scheduler_kwargs": _decay(training),
         "warmup_steps": math.ceil(training.warmup_ratio * training.steps),
         "weight_decay": training.weight_decay,
         "adam_beta2": training.adam_beta2,
         "max_grad_norm": training.max_grad_norm,
+        "neftune_noise_alpha": training.neftune_alpha or None,
+        "label_smoothing_factor": training.label_smoothing,
         "gradient_checkpointing": training.gradient_checkpointing,
         "seed": training.seed,
         "data_seed": training.seed,
@@ -133,6 +148,13 @@ def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work
         "report_to": "none",
         "disable_tqdm": True,
     }
+
+
+def _decay(training: ResolvedTraining) -> dict[str, Any]:
+    """How WSD ends: Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training durations"."""
+    if training.scheduler != "WSD":
+        return {}
+    return {"num_decay_steps": math.ceil(training.decay_ratio * training.steps), "decay_type": "1-sqrt"}
 
 
 def split_batch(batch_size: int, micro_batch_size: int, divisor: int) -> Batch:

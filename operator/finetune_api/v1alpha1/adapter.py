@@ -33,6 +33,7 @@ class AdapterSpec(ApiModel):
             _only_for((*LOW_RANK, "IA3"), "targetModules"),
             _only_for(VIRTUAL_TOKENS, "virtualTokens"),
             _only_for(("LoraPlus",), "learningRateRatio"),
+            _only_for(("Full",), "frozenLayers"),
             (
                 "self.type != 'IA3' || !has(self.targetModules) || !self.targetModules.exists(m, m == 'all-linear')",
                 "adapter IA3 needs names in targetModules, not all-linear; leave it out for those IA3 was made for",
@@ -64,5 +65,7 @@ class AdapterSpec(ApiModel):
     """Decoder layers to adapt, counted from 0; left out, all."""
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Prefix, Prompt: how many; left out, 20."""
+    frozen_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Full: the first so many layers, and the embeddings, do not learn; left out, everything does."""
     learning_rate_ratio: Annotated[float, Field(ge=1, le=1000)] | None = None
     """LoraPlus: learning rate of B over that of A; left out, 16."""

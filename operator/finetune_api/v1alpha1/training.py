@@ -8,6 +8,8 @@ from finetune_api.model import ApiModel, NotYet, at_most_one, cel, exactly_one
 from finetune_api.v1alpha1.methods import ClassificationMethod, DpoMethod, KtoMethod, OrpoMethod, RewardMethod
 from finetune_api.v1alpha1.reinforcement import GrpoMethod
 
+Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor"]
+Scheduler = Literal["Cosine", "Linear", "Constant", "WSD"]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -66,6 +68,18 @@ class TrainingSpec(ApiModel):
                 "!has(self.microBatchSize) || (has(self.batchSize) && self.batchSize % self.microBatchSize == 0)",
                 "batchSize must be set and be a multiple of microBatchSize",
             ),
+            (
+                "!has(self.decayRatio) || (has(self.scheduler) && self.scheduler == 'WSD')",
+                "decayRatio belongs to scheduler WSD",
+            ),
+            (
+                "!has(self.decayRatio) || !has(self.warmupRatio) || self.decayRatio + self.warmupRatio <= 1.0",
+                "warmupRatio and decayRatio are shares of the same steps: together at most 1",
+            ),
+            (
+                "!has(self.adamBeta2) || !has(self.optimizer) || self.optimizer != 'Adafactor'",
+                "adamBeta2 belongs to the optimizers named Adam",
+            ),
         )
     )
 
@@ -81,14 +95,23 @@ class TrainingSpec(ApiModel):
     """Rows per forward pass; the rest of the batch is accumulated."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
     """Tokens per sequence; longer rows are cut and counted."""
-    scheduler: Literal["Cosine", "Linear", "Constant"] | None = None
-    """Course of the learning rate after the warm-up."""
+    optimizer: Optimizer | None = None
+    """AdamW; AdamW8bit: moments in 8 bits (bitsandbytes); PagedAdamW8bit: which leave the GPU when it is full; Adafactor: second
+    moments by rows and columns. Those in 8 bits need a GPU. Left out, AdamW."""
+    scheduler: Scheduler | None = None
+    """Course of the learning rate after the warm-up; WSD: stable, and a decay to 0 at the end. Left out, Cosine."""
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] | None = None
+    """WSD: share of the steps in which the learning rate falls (by 1 - sqrt); left out, 0.1."""
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] | None = None
     """Decoupled weight decay of AdamW."""
     adam_beta2: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of AdamW's second moment; left out, 0.999."""
+    neftune_alpha: Annotated[float, Field(gt=0, le=1000)] | None = None
+    """Noise on the embeddings while training (NEFTune), 5 to 15; sft only. Left out, none."""
+    label_smoothing: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of every target spread over the whole vocabulary; sft only. Left out, none."""
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Gradients are scaled down to this norm; left out, 1.0."""
     gradient_checkpointing: bool | None = None

@@ -15,6 +15,8 @@ from finetune_operator.reconcile import service_account
 from finetune_operator.reconcile.finetunejob import delegated
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
+EIGHT_BITS = ("AdamW8bit", "PagedAdamW8bit")
+"""Optimizers of bitsandbytes."""
 WITH_MAGNITUDES = ("DoRA", "QDoRA")
 """Served by the transformers server alone."""
 
@@ -101,6 +103,23 @@ def rewards_are_rules(spec: FineTuneJobSpec) -> Finding | None:
     return unsupported("method grpo: rewardModel is not supported yet; use rewards.")
 
 
+def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
+    """What is done to texts with one right answer only, and what needs a GPU's kernels."""
+    training, method = spec.training, method_of(spec)
+    if training is None or delegation(spec) is not None:
+        return None
+    stated = training.wire()
+    foreign = [name for name in ("neftuneAlpha", "labelSmoothing") if name in stated and method != "sft"]
+    if foreign:
+        return unsupported(f"training.{foreign[0]} is for method sft, not {method}: leave it out.")
+    kubernetes = spec.backend.kubernetes if spec.backend else None
+    if training.optimizer in EIGHT_BITS and not (kubernetes and kubernetes.gpus):
+        return unsupported(
+            f"training.optimizer {training.optimizer} needs a GPU: set backend.kubernetes.gpus, or use AdamW or Adafactor."
+        )
+    return None
+
+
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
     if spec.evaluation is None or delegation(spec) is not None:
@@ -162,6 +181,7 @@ BEFORE_START: list[Check] = [
     provider_takes_it,
     dropout_fits_the_method,
     rewards_are_rules,
+    training_fits_the_method,
     metrics_fit_the_method,
     gate_has_rows,
     deploy_writes_text,

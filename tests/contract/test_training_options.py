@@ -1,0 +1,92 @@
+"""Optimisers, schedules and regularisers: each changes the training as its name says, and an interrupted run still ends the same."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from finetune_api.artifacts import ResolvedAdapterSpec
+from finetune_api.pods import JobConfig
+from finetune_api.reasons import Failure, Reason
+from finetune_storage import fetch_folder, open_store
+from prepared_jobs import colour_rows, job_store, prepare_job, train_here, training
+
+FULL = ResolvedAdapterSpec(type="Full")
+ROWS = {"train": colour_rows(24)}
+STEPS = 10
+
+
+def lines(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
+    """Of metrics.jsonl, one for every step."""
+    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
+
+
+def artifact(config: JobConfig, secret: Path, folder: Path) -> dict[str, Any]:
+    """The weights that were published."""
+    key = "model" if job_store(config, secret.parent).exists("model/manifest.json") else "adapter"
+    fetch_folder(job_store(config, secret.parent), key, folder, None)
+    return load_file(next(folder.glob("*.safetensors")))
+
+
+def trained(bucket: str, secret: Path, work: Path, **changes: Any) -> JobConfig:
+    adapter = changes.pop("adapter", None)
+    settings = training(
+        **{"steps": STEPS, "checkpoint_every_steps": 5, "learning_rate": 1e-3, "warmup_ratio": 0.2} | changes
+    )
+    config = prepare_job(bucket, secret.parent, ROWS, name=work.name, settings=settings, adapter=adapter)
+    train_here(config, secret.parent, work)
+    return config
+
+
+def test_wsd_rises_stays_and_falls(bucket: str, secret: Path, tmp_path: Path) -> None:
+    config = trained(bucket, secret, tmp_path / "wsd", scheduler="WSD", decay_ratio=0.4)
+    # What a step was made with: two of warm-up, stable, and 1 - sqrt in the last four.
+    rates = [line["learningRate"] / 1e-3 for line in lines(config, secret)]
+    falling = [1 - (place / 4) ** 0.5 for place in range(4)]
+    assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, *falling], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"optimizer": "Adafactor"}, id="Adafactor"),
+        pytest.param({"neftune_alpha": 50.0}, id="NEFTune"),
+        pytest.param({"label_smoothing": 0.2}, id="label smoothing"),
+    ],
+)
+def test_another_course_that_an_interruption_does_not_change(
+    bucket: str, secret: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    usual = trained(bucket, secret, tmp_path / "usual")
+    whole = trained(bucket, secret, tmp_path / "whole", **changes)
+    losses = [[line["loss"] for line in lines(config, secret)] for config in (usual, whole)]
+    assert losses[0] != losses[1]
+    # The second half again, from the checkpoint at five: everything after it is taken away.
+    store = job_store(whole, secret.parent)
+    before = artifact(whole, secret, tmp_path / "before")
+    store.delete(
+        [key for key in store.list("") if not key.startswith(("data/", "checkpoints/step-000005", "resolved"))]
+    )
+    train_here(whole, secret.parent, tmp_path / "again")
+    after = artifact(whole, secret, tmp_path / "after")
+    assert all(before[name].equal(after[name]) for name in before)
+    assert before.keys() == after.keys()
+
+
+def test_frozen_layers_and_embeddings_keep_their_weights(bucket: str, secret: Path, tmp_path: Path) -> None:
+    frozen = ResolvedAdapterSpec(type="Full", frozen_layers=1)
+    config = trained(bucket, secret, tmp_path / "frozen", adapter=frozen, gradient_checkpointing=True)
+    found = artifact(config, secret, tmp_path / "model")
+    fetch_folder(open_store(bucket, secret), "base", tmp_path / "base", None)
+    base = load_file(tmp_path / "base" / "model.safetensors")
+    changed = {name for name in base if not base[name].float().equal(found[name].float())}
+    assert not [name for name in changed if "layers.0." in name or "embed" in name]
+    assert [name for name in changed if "layers.1." in name]
+
+
+def test_a_model_has_no_more_layers_to_freeze(bucket: str, secret: Path, tmp_path: Path) -> None:
+    with pytest.raises(Failure, match=r"frozenLayers is 2, and the base model has 2 layers: at most 1") as caught:
+        trained(bucket, secret, tmp_path / "all", adapter=ResolvedAdapterSpec(type="Full", frozen_layers=2))
+    assert caught.value.reason is Reason.CONFIG_INVALID

@@ -1,0 +1,40 @@
+"""Hyperparameters that do not go with a method or a machine are refused before anything is created."""
+
+from typing import Any
+
+import pytest
+
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding
+
+GPU = {"kubernetes": {"gpus": 1}}
+
+
+def finding(**fields: Any) -> str | None:
+    base: dict[str, Any] = {
+        "baseModel": {"uri": "s3://models/base"},
+        "dataset": {"train": {"uri": "s3://data/train.jsonl"}},
+        "output": {"uri": "s3://models"},
+    }
+    found = first_finding(BEFORE_START, FineTuneJobSpec.model_validate(base | fields))
+    return found.message if found else None
+
+
+@pytest.mark.parametrize("field", ["neftuneAlpha", "labelSmoothing"])
+def test_what_is_for_sft_only(field: str) -> None:
+    stated = {field: 0.5}
+    assert finding(training=stated) is None
+    said = finding(training=stated, method={"dpo": {}})
+    assert said == f"training.{field} is for method sft, not dpo: leave it out."
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW8bit", "PagedAdamW8bit"])
+def test_moments_in_8_bits_need_a_gpu(optimizer: str) -> None:
+    said = finding(training={"optimizer": optimizer})
+    assert said is not None
+    assert "needs a GPU: set backend.kubernetes.gpus, or use AdamW or Adafactor" in said
+    assert finding(training={"optimizer": optimizer}, backend=GPU) is None
+
+
+def test_others_do_not() -> None:
+    assert finding(training={"optimizer": "Adafactor", "scheduler": "WSD", "decayRatio": 0.2}) is None
