@@ -76,6 +76,10 @@ CASES: list[Case] = [
     ("Qwen2.5-32B", Load("QLoRA", 8192, 1, True, dropout=0.05)),
     ("Llama-3.1-70B", Load("QLoRA", 1024, 1, False)),
     ("Llama-3.1-70B", Load("QLoRA", 4096, 1, True)),
+    ("Llama-3.2-1B", Load("Full", 2048, 4, False, optimizer="AdamW8bit")),
+    ("Qwen2.5-1.5B", Load("Full", 4096, 2, True, optimizer="AdamW8bit")),
+    ("Qwen3-4B", Load("Full", 2048, 2, True, optimizer="AdamW8bit")),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 1, True, optimizer="AdamW8bit")),
 ]
 
 
@@ -184,12 +188,15 @@ def trainer(model: Any, load: Load) -> Any:
     """With the settings of the train stage that bear on memory."""
     from trl import SFTConfig, SFTTrainer
 
+    from finetune_trainer.optimizer import OPTIMIZERS
+
     settings = SFTConfig(
         output_dir="/tmp/memory-run",
         max_steps=STEPS,
         per_device_train_batch_size=load.rows,
         gradient_accumulation_steps=load.accumulation,
         learning_rate=1e-5,
+        optim=OPTIMIZERS[load.optimizer],
         gradient_checkpointing=load.recompute,
         bf16=True,
         logging_strategy="no",

@@ -1,8 +1,16 @@
-"""Optimisers that are more than a name to transformers. Called by :mod:`finetune_trainer.train`."""
+"""Optimisers: their names, and what is more than a name to transformers. Called by :mod:`finetune_trainer.train`."""
 
 from typing import Any
 
 from transformers import Trainer
+
+OPTIMIZERS = {
+    "AdamW": "adamw_torch_fused",
+    "AdamW8bit": "adamw_bnb_8bit",
+    "PagedAdamW8bit": "paged_adamw_8bit",
+    "Adafactor": "adafactor",
+}
+"""What transformers calls them."""
 
 
 def lora_plus(trainer: Any, ratio: float) -> Any:

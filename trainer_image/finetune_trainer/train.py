@@ -21,17 +21,11 @@ from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.methods.lesson import non_finite
-from finetune_trainer.optimizer import lora_plus
+from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
 
 LOG_LINES = 100
 """Lines of metrics.jsonl a run of any length writes, about."""
-OPTIMIZERS = {
-    "AdamW": "adamw_torch_fused",
-    "AdamW8bit": "adamw_bnb_8bit",
-    "PagedAdamW8bit": "paged_adamw_8bit",
-    "Adafactor": "adafactor",
-}
 SCHEDULERS = {
     "Cosine": "cosine",
     "Linear": "linear",
