@@ -43,6 +43,8 @@ def in_place(config: JobConfig, data: Prepared, sources: list[SourceFile]) -> li
     """Splits whose one file lies in gs:// in Vertex's own shape, and of which every row is kept: Vertex reads it there."""
     if config.spec.backend is None or config.spec.backend.vertex is None or data.row_format != "Vertex":
         return []
+    if config.spec.dataset.columns is not None and config.spec.dataset.columns.contents not in (None, "contents"):
+        return []
     found = []
     for split in SENT:
         files = [each for each in sources if each.split == split]
