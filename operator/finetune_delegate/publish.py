@@ -1,9 +1,7 @@
 """Store what came out: the endpoint's names, the evaluation, the metrics, and last of all the job's manifest."""
 
 import json
-import platform
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from finetune_api.artifacts import (
@@ -15,7 +13,6 @@ from finetune_api.artifacts import (
     METRICS,
     REPORT,
     RESOLVED,
-    JobRecord,
     Manifest,
     ResolvedDelegation,
 )
@@ -23,7 +20,7 @@ from finetune_api.pods import Trained
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_stage.page import Contents, page
-from finetune_stage.record import entry, folder_entries, write_manifest
+from finetune_stage.record import Course, Made, entry, folder_entries, record_of, versions_of, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, commit_folder, digest_of, document
 
@@ -68,36 +65,17 @@ def publish(store: Store, resolved: ResolvedDelegation, result: Result, work: Pa
         provider=result.model,
         manifest_uri=store.uri(MANIFEST),
     )
-    return write_manifest(store, files, _record(store, resolved, result, artifact, image))
+    status = result.status
+    course = Course(status.billed_tokens or 0, result.steps, result.loss, provider=status)
+    made = Made(artifact, evaluation, course, image, versions_of(LIBRARIES))
+    return write_manifest(store, files, record_of(resolved, digest_of(store.get(RESOLVED)), made))
 
 
 def _page(store: Store, resolved: ResolvedDelegation, evaluation: EvaluationFile | None) -> str:
     """Without a diagnosis: providers draw their curves too differently."""
     metrics = [json.loads(line) for line in store.get(METRICS).splitlines()]
     summary, confusion = (evaluation.summary, evaluation.confusion) if evaluation else (None, None)
-    return page(Contents(resolved, metrics, summary, confusion, [], versions()))
-
-
-def _record(
-    store: Store, resolved: ResolvedDelegation, result: Result, artifact: ArtifactStatus, image: str
-) -> JobRecord:
-    evaluation = result.evaluation
-    return JobRecord(
-        namespace=resolved.namespace,
-        name=resolved.name,
-        uid=resolved.uid,
-        image=image,
-        versions=versions(),
-        resolved_digest=digest_of(store.get(RESOLVED)),
-        data_digest=resolved.data_digest,
-        artifact=artifact,
-        evaluation=evaluation.summary if evaluation else None,
-        gate_passed=evaluation is None or evaluation.gate_passed,
-        trained_tokens=result.status.billed_tokens or 0,
-        steps=result.steps,
-        loss=result.loss,
-        provider=result.status,
-    )
+    return page(Contents(resolved, metrics, summary, confusion, [], versions_of(LIBRARIES)))
 
 
 def card(resolved: ResolvedDelegation, result: Result) -> str:
@@ -123,14 +101,3 @@ def card(resolved: ResolvedDelegation, result: Result) -> str:
         verdicts = [verdict.message for verdict in evaluation.summary.gate or []]
         judged = "\n".join(f"- {line}" for line in [*figures, *verdicts])
     return f"# {resolved.name}\n\nThe weights live at the provider.\n\n| | |\n|---|---|\n{rows}\n\n## Evaluation\n\n{judged}\n"
-
-
-def versions() -> dict[str, str]:
-    """Of what talked to the provider."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout
-            continue
-    return found

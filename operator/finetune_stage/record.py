@@ -1,10 +1,74 @@
 """The job's manifest: how it came to be and what came out; written last of all, read again by whoever comes later."""
 
+import contextlib
 import hashlib
+import platform
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
 
-from finetune_api.artifacts import MANIFEST, FileEntry, JobRecord, Manifest
+from finetune_api.artifacts import MANIFEST, FileEntry, JobRecord, Manifest, Resolved, ResolvedDelegation
+from finetune_api.model import Digest
 from finetune_api.pods import Trained
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, MemoryMeasured
+from finetune_api.v1alpha1.provider import ProviderStatus
+from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, document
+
+
+class Course(NamedTuple):
+    """What the training came to."""
+
+    tokens: int
+    steps: int
+    loss: float | None
+    peak_memory: MemoryMeasured | None = None
+    """Where it ran on a GPU of this cluster."""
+    provider: ProviderStatus | None = None
+    """Where a provider trained."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a job made, and by what."""
+
+    artifact: ArtifactStatus
+    evaluation: EvaluationFile | None
+    course: Course
+    image: str
+    versions: dict[str, str]
+
+
+def record_of(resolved: Resolved | ResolvedDelegation, resolved_digest: Digest, made: Made) -> JobRecord:
+    """The job's record in its manifest."""
+    evaluation, course = made.evaluation, made.course
+    return JobRecord(
+        namespace=resolved.namespace,
+        name=resolved.name,
+        uid=resolved.uid,
+        image=made.image,
+        versions=made.versions,
+        resolved_digest=resolved_digest,
+        data_digest=resolved.data_digest,
+        artifact=made.artifact,
+        evaluation=evaluation.summary if evaluation else None,
+        gate_passed=evaluation is None or evaluation.gate_passed,
+        trained_tokens=course.tokens,
+        steps=course.steps,
+        loss=course.loss,
+        peak_memory=course.peak_memory,
+        provider=course.provider,
+    )
+
+
+def versions_of(libraries: Iterable[str]) -> dict[str, str]:
+    """Of everything that shapes the numbers; a library that is not installed (a checkout, another platform) is left out."""
+    found = {"python": platform.python_version()}
+    for name in libraries:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def published(store: Store) -> Trained | None:

@@ -1,9 +1,7 @@
 """Store what came out: artifact, evaluation, metrics, and last of all the job's manifest. Safe to repeat at any point."""
 
 import json
-import platform
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,14 @@ from finetune_api.artifacts import (
     MODEL,
     REPORT,
     RESOLVED,
-    JobRecord,
     Manifest,
 )
 from finetune_api.pods import Trained
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
+from finetune_stage import record
 from finetune_stage.page import Contents, page
-from finetune_stage.record import entry, folder_entries, write_manifest
+from finetune_stage.record import Made, entry, folder_entries, record_of, versions_of, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document
 from finetune_trainer.card import model_card
@@ -85,7 +83,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
     diagnosis = diagnose(_evidence(inputs, outcome, metrics))
     outcome = outcome.diagnosed(diagnosis)
-    card = model_card(resolved, outcome.course, outcome.summary, outcome.gate_passed, versions())
+    card = model_card(resolved, outcome.course, outcome.summary, outcome.gate_passed, versions_of(LIBRARIES))
     (folder / "README.md").write_text(card)
     base = resolved.base_model if is_adapter else None
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
@@ -106,10 +104,18 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         manifest_uri=store.uri(MANIFEST),
     )
     confusion = outcome.evaluation.confusion if outcome.evaluation else None
-    store.put(REPORT, page(Contents(resolved, metrics, outcome.summary, confusion, diagnosis, versions())).encode())
+    store.put(
+        REPORT,
+        page(Contents(resolved, metrics, outcome.summary, confusion, diagnosis, versions_of(LIBRARIES))).encode(),
+    )
     files.append(entry(store, REPORT))
-    record = _record(inputs, outcome, artifact, image)
-    return write_manifest(store, files, record)
+    return write_manifest(store, files, record_of(resolved, inputs.resolved_digest, _made(outcome, artifact, image)))
+
+
+def _made(outcome: Outcome, artifact: ArtifactStatus, image: str) -> Made:
+    done = outcome.course
+    course = record.Course(done.tokens, done.steps, done.loss, done.peak_memory)
+    return Made(artifact, outcome.evaluation, course, image, versions_of(LIBRARIES))
 
 
 def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -> Evidence:
@@ -125,26 +131,6 @@ def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         comparable=inputs.resolved.method in ("sft", "cpt"),
         base_loss=base.get("Loss"),
         tuned_loss=summary.tuned.get("Loss") if summary else None,
-    )
-
-
-def _record(inputs: Inputs, outcome: Outcome, artifact: ArtifactStatus, image: str) -> JobRecord:
-    resolved = inputs.resolved
-    return JobRecord(
-        namespace=resolved.namespace,
-        name=resolved.name,
-        uid=resolved.uid,
-        image=image,
-        versions=versions(),
-        resolved_digest=inputs.resolved_digest,
-        data_digest=resolved.data_digest,
-        artifact=artifact,
-        evaluation=outcome.summary,
-        gate_passed=outcome.gate_passed,
-        trained_tokens=outcome.course.tokens,
-        steps=outcome.course.steps,
-        loss=outcome.course.loss,
-        peak_memory=outcome.course.peak_memory,
     )
 
 
@@ -171,14 +157,3 @@ def save_adapter(model: Any, base: ResolvedBaseModel, stop_tokens: list[int], fo
         model.generation_config.save_pretrained(folder)
     else:  # how many scores there are and what they mean is in the model's own configuration only
         model.get_base_model().config.save_pretrained(folder)
-
-
-def versions() -> dict[str, str]:
-    """Of everything that shapes the numbers."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a checkout, or on a platform without the library
-            continue
-    return found
