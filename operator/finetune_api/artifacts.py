@@ -21,7 +21,7 @@ from finetune_api.model import ApiModel, Digest, Uri
 from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.dataset import DatasetSpec
-from finetune_api.v1alpha1.evaluation import EvaluationSpec
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     Choice,
@@ -189,6 +189,20 @@ class PreparedSplit(ApiModel):
     statistics: SplitStatistics
 
 
+class PreparedSuite(ApiModel):
+    """A prepared evaluation suite."""
+
+    name: str
+    file: str
+    """Path below the job's folder."""
+    sha256: str
+    rows: int
+    format: Literal["Messages", "PromptCompletion", "Text"]
+    metrics: list[Metric]
+    max_new_tokens: int
+    """Of an answer: those of its longest reference."""
+
+
 class Resolved(ApiModel):
     """resolved.json: what the train stage reads, beside the prepared data, and nothing else."""
 
@@ -210,6 +224,8 @@ class Resolved(ApiModel):
     training: ResolvedTraining
     evaluation: EvaluationSpec
     """metrics and max_new_tokens filled in."""
+    suites: list[PreparedSuite] = Field(default_factory=list)
+    """Rows of other tasks."""
     card: CardSpec | None = None
     """For the model card."""
     choices: list[Choice]

@@ -1,12 +1,21 @@
 """Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_stage.scores`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from finetune_api.v1alpha1.evaluation import GateRule
+from finetune_api.v1alpha1.evaluation import GateRule, Metric
 from finetune_api.v1alpha1.finetunejob_status import GateResult
 from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
-from finetune_stage.scores import LOWER_IS_BETTER, SHARES, RowScore, correct, figures, measured_rows, statistic
+from finetune_stage.scores import (
+    LOWER_IS_BETTER,
+    SHARES,
+    RowScore,
+    SuiteScores,
+    correct,
+    figures,
+    measured_rows,
+    statistic,
+)
 
 NO_ROWS = "no held-out rows to decide on: give dataset.test, dataset.validation or dataset.split"
 
@@ -19,6 +28,7 @@ class Exams(NamedTuple):
     base: list[RowScore] | None = None
     majority: list[bool] | None = None
     """Whether the most frequent training answer would be right."""
+    suites: Mapping[str, SuiteScores] = {}
 
 
 def decide(rules: list[GateRule], exams: Exams, seed: int) -> list[GateResult]:
@@ -27,8 +37,12 @@ def decide(rules: list[GateRule], exams: Exams, seed: int) -> list[GateResult]:
 
 
 def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
+    if rule.suite is not None:
+        suite = exams.suites.get(rule.suite, SuiteScores(tuned=[]))
+        exams = Exams(suite.tuned, suite.base)
     if not exams.tuned:
         return GateResult(metric=rule.metric, passed=False, message=NO_ROWS)
+    of_suite = f" of suite {rule.suite}" if rule.suite else ""
     value = figures(exams.tuned, [rule.metric])[rule.metric]
     checks = [
         *_limits(rule, value),
@@ -39,7 +53,7 @@ def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
     return GateResult(
         metric=rule.metric,
         passed=all(held for held, _ in checks),
-        message=f"{rule.metric} is {value:.4g} on {measured_rows(exams.tuned, rule.metric)} rows: "
+        message=f"{rule.metric} is {value:.4g} on {measured_rows(exams.tuned, rule.metric)} rows{of_suite}: "
         + "; ".join(f"{text}: {'yes' if held else 'no'}" for held, text in checks),
     )
 
@@ -82,7 +96,7 @@ def _gain_on_base(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
         return None
     if rule.metric in SHARES:
         return _paired(correct(exams.tuned, rule.metric), correct(exams.base, rule.metric), seed)
-    return _improvement(rule, exams.tuned, exams.base, seed)
+    return improvement(rule.metric, exams.tuned, exams.base, seed)
 
 
 def _gain_on_majority(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
@@ -97,20 +111,23 @@ def _paired(ours: Sequence[bool | None], theirs: Sequence[bool | None], seed: in
 
 def _gain(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
     """Sure to be better than the base by so much: the lower bound decides."""
-    wanted = rule.min_delta_versus_base
-    if wanted is None:
+    wanted, drop = rule.min_delta_versus_base, rule.max_drop_versus_base
+    if wanted is None and drop is None:
         return
     if exams.base is None:
         yield False, "better than the base, which was not evaluated (evaluation.compareWithBase)"
         return
-    gain = _improvement(rule, exams.tuned, exams.base, seed)
-    yield gain.low >= wanted, f"better than the base by at least {wanted:g}: {gain.value:+.4g}, {_between(gain)}"
+    gain = improvement(rule.metric, exams.tuned, exams.base, seed)
+    if wanted is not None:
+        yield gain.low >= wanted, f"better than the base by at least {wanted:g}: {gain.value:+.4g}, {_between(gain)}"
+    if drop is not None:
+        yield gain.low >= -drop, f"worse than the base by at most {drop:g}: {gain.value:+.4g}, {_between(gain)}"
 
 
-def _improvement(rule: GateRule, tuned: list[RowScore], other: list[RowScore], seed: int) -> Interval:
+def improvement(metric: Metric, tuned: list[RowScore], other: list[RowScore], seed: int) -> Interval:
     """How much better the tuned model is; of a loss, by how much it is lower."""
-    ours, theirs = statistic(tuned, rule.metric), statistic(other, rule.metric)
-    if rule.metric in LOWER_IS_BETTER:
+    ours, theirs = statistic(tuned, metric), statistic(other, metric)
+    if metric in LOWER_IS_BETTER:
         return paired_difference(theirs, ours, seed)
     return paired_difference(ours, theirs, seed)
 

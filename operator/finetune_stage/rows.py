@@ -48,15 +48,16 @@ def held_out(splits: Splits) -> tuple[str, list[Row]]:
 
 
 def _rows(store: Store, places: Places, split: PreparedSplit) -> list[Row]:
-    path = places.work_dir / split.file
+    return read_file(store, places, split.file, split.sha256)
+
+
+def read_file(store: Store, places: Places, file: str, sha256: str) -> list[Row]:
+    """The rows of a fetched file, verified."""
+    path = places.work_dir / file
     if not path.is_file() or not path.resolve().is_relative_to((places.work_dir / DATA).resolve()):
-        raise Failure(
-            Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} names {split.file!r}, which is not a file of {DATA}/"
-        )
+        raise Failure(Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} names {file!r}, which is not a file of {DATA}/")
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
-    if found != split.sha256:
-        raise Failure(
-            Reason.ARTIFACT_CORRUPT, f"{store.uri(split.file)} has sha256 {found}, {RESOLVED} says {split.sha256}"
-        )
+    if found != sha256:
+        raise Failure(Reason.ARTIFACT_CORRUPT, f"{store.uri(file)} has sha256 {found}, {RESOLVED} says {sha256}")
     return [Row(hashlib.sha256(line).hexdigest()[:16], json.loads(line)) for line in data.splitlines() if line]

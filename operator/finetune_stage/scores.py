@@ -58,6 +58,13 @@ class RowScore(ApiModel):
     """Until the answer was written, alone; of the first rows, where a latency is asked for."""
 
 
+class SuiteScores(ApiModel):
+    """The outcomes on the rows of a suite."""
+
+    base: list[RowScore] | None = None
+    tuned: list[RowScore]
+
+
 class EvaluationFile(ApiModel):
     """evaluation.json."""
 
@@ -71,6 +78,8 @@ class EvaluationFile(ApiModel):
     """The tuned model on the same rows, in the same order."""
     majority: list[bool] | None = None
     """Whether the most frequent training answer is right, on the same rows; none where rows have no answers."""
+    suites: dict[str, SuiteScores] | None = None
+    """By name, the outcomes on rows of other tasks."""
     confusion: Confusion | None = None
     """Rows of the tuned model: right label -> most probable label -> how many; none without labels."""
 

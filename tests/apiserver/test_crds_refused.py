@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a gate that asks for nothing": (
         {"evaluation": {"gate": [{"metric": "Loss"}]}},
-        "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
+        "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase or beats",
     ),
     "a loss that beats a majority": (
         {"evaluation": {"gate": [{"metric": "Loss", "beats": ["MajorityClass"]}]}},
@@ -149,6 +149,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a latency with a minimum": (
         {"evaluation": {"gate": [{"metric": "LatencyP95Seconds", "min": 1}]}},
         "a gate on it takes max only",
+    ),
+    "a gate on a suite nobody named": (
+        {"evaluation": {"gate": [{"metric": "Loss", "suite": "general", "max": 1}]}},
+        "a gate rule's suite is the name of one of evaluation.suites",
+    ),
+    "a suite with labels": (
+        {"evaluation": {**CLASSES, "gate": [{"metric": "Accuracy", "suite": "general", "min": 1}]}},
+        "a suite is measured by Loss, Perplexity",
     ),
     "topP of greedy answers": (
         {"evaluation": {"generation": {"topP": 0.9}}},

@@ -8,12 +8,13 @@ from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.gate import Exams, decide
-from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
+from finetune_stage.scores import EvaluationFile, RowScore, SuiteScores, confusion, figures, majority_baseline, share
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Judge
+from finetune_trainer.suites import statuses
 from finetune_trainer.text_metrics import format_check
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
@@ -26,7 +27,7 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: J
     if not rows:
         return None
     spec = inputs.resolved.evaluation
-    metrics = frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()}
+    metrics = frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or () if not rule.suite}
     return Exam(
         encoder=encoder,
         split=split,
@@ -63,17 +64,24 @@ def base_scores(
 
 
 def compare(
-    model: Any, exam: Exam | None, base: list[RowScore] | None, inputs: Inputs, numerics: Numerics, score: Score
+    model: Any,
+    exam: Exam | None,
+    base: list[RowScore] | None,
+    inputs: Inputs,
+    numerics: Numerics,
+    score: Score,
+    suites: dict[str, SuiteScores],
 ) -> EvaluationFile | None:
     """Score the tuned model and decide; None where there is nothing to evaluate and nothing to decide."""
     rules = inputs.resolved.evaluation.gate or []
     seed = inputs.resolved.training.seed
     if exam is None:
-        if not rules:
+        if not rules and not suites:
             return None
-        verdicts = decide(rules, Exams([]), seed)
-        summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts)
-        return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None)
+        verdicts = decide(rules, Exams([], suites=suites), seed) if rules else None
+        found = statuses(suites, inputs.resolved.suites)
+        summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts, suites=found)
+        return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None, suites=suites or None)
     print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
     tuned = score(model, exam, numerics)
     majority = _majority(inputs, exam)
@@ -84,10 +92,17 @@ def compare(
         base=figures(base, metrics) if base is not None else None,
         tuned=figures(tuned, metrics),
         majority_class=share(majority) if majority is not None else None,
-        gate=decide(rules, Exams(tuned, base, majority), seed) if rules else None,
+        suites=statuses(suites, inputs.resolved.suites),
+        gate=decide(rules, Exams(tuned, base, majority, suites), seed) if rules else None,
     )
     return EvaluationFile(
-        summary=summary, seed=seed, base=base, tuned=tuned, majority=majority, confusion=confusion(tuned)
+        summary=summary,
+        seed=seed,
+        base=base,
+        tuned=tuned,
+        majority=majority,
+        confusion=confusion(tuned),
+        suites=suites or None,
     )
 
 

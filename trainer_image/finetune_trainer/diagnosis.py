@@ -4,11 +4,12 @@ Each finding says what was seen, with its numbers, and what to change. Nothing i
 rules of thumb, and only the gate decides.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
 from finetune_api.v1alpha1.finetunejob_status import Diagnosis
+from finetune_trainer.suites import Loss
 
 FEW_TRAINING_ROWS = 100
 FEW_HELD_OUT_ROWS = 30
@@ -23,6 +24,9 @@ LEARNED_BY_HEART = 2.0
 """Held-out loss this many times the training loss, where it began at no such ratio."""
 SMALLEST_GAP = 0.2
 """In nats: below it a ratio of two small losses says nothing."""
+
+TRIFLE = 0.02
+"""A figure on other tasks that is worse by less than this share of the base's is not called forgotten."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Evidence:
     base_loss: float | None = None
     """On the held-out rows, as the next."""
     tuned_loss: float | None = None
+    forgotten: Sequence[Loss] = ()
+    """On rows of other tasks."""
 
     @property
     def begun(self) -> float:
@@ -138,4 +144,18 @@ def too_small(seen: Evidence) -> Diagnosis | None:
     )
 
 
-RULES: list[Rule] = [too_fast, unstable, overfitted, underfitted, too_small]
+def forgetful(seen: Evidence) -> Diagnosis | None:
+    """Worse than the base on other tasks, beyond chance and by more than a trifle."""
+    found = [loss for loss in seen.forgotten if abs(loss.gain.value) > TRIFLE * abs(loss.base)]
+    if not found:
+        return None
+    worst = max(found, key=lambda loss: abs(loss.gain.value) / max(1e-9, abs(loss.base)))
+    return Diagnosis(
+        kind="Forgetting",
+        message=f"On {worst.rows} rows of suite {worst.suite}, {worst.metric} went from {worst.base:.3g} to {worst.tuned:.3g} (gain "
+        f"{worst.gain.value:+.3g}, 95 % interval {worst.gain.low:+.3g} to {worst.gain.high:+.3g}). Add rows of that kind to the "
+        "training rows, or lower training.learningRate, training.epochs or adapter.rank.",
+    )
+
+
+RULES: list[Rule] = [too_fast, unstable, overfitted, forgetful, underfitted, too_small]

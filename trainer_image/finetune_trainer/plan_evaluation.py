@@ -27,7 +27,7 @@ def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
                 "evaluation.gate needs held-out rows: set dataset.test or dataset.split.test (or validation)",
             )
         return stated
-    gated = [rule.metric for rule in stated.gate or ()]
+    gated = [rule.metric for rule in stated.gate or () if not rule.suite]
     if sentence := foreign_metrics(seen.method, {*(stated.metrics or ()), *gated}):
         raise Failure(Reason.CONFIG_INVALID, f"evaluation: {sentence}")
     format_check(stated.answer_format)

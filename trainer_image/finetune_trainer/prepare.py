@@ -9,12 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from finetune_api.artifacts import DATA, DATA_REPORT, RESOLVED, TOKENIZER, Manifest, PreparedSplit, Resolved, job_folder
+from finetune_api.artifacts import (
+    DATA,
+    DATA_REPORT,
+    RESOLVED,
+    TOKENIZER,
+    Manifest,
+    PreparedSplit,
+    PreparedSuite,
+    Resolved,
+    job_folder,
+)
 from finetune_api.model import Digest
 from finetune_api.pods import JobConfig, Report
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, TrainerMetric, TrainerStatus
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
@@ -30,6 +41,7 @@ from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.reporting import data_report
 from finetune_trainer.data.sources import SourceFile, fetch_sources
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
+from finetune_trainer.data.suites import guarded, prepare_suites
 from finetune_trainer.encode import encoder
 from finetune_trainer.plan import Choices, Plan, answers_only, decide, split_seed
 from finetune_trainer.sizing import Situation, method_of
@@ -45,6 +57,7 @@ class Checked(NamedTuple):
     data: Prepared
     found: Examined
     sources: list[SourceFile]
+    suites: list[PreparedSuite]
 
 
 def run(config: JobConfig, places: Places) -> Outcome:
@@ -61,7 +74,11 @@ def run(config: JobConfig, places: Places) -> Outcome:
         if base is None:
             kept = delegation.in_place(config, data, sources)
             return delegation.publish(config, data, choices, store, places, kept)
-        checked = Checked(base, data, _examined(config, places, data, progress), sources)
+        tokenizer = _tokenizer(config, places, data)
+        suites = prepare_suites(config.spec.evaluation or EvaluationSpec(), places, tokenizer)
+        checked = Checked(
+            base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites
+        )
     plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data)), choices)
     return _publish(config, checked, plan, choices, store, places)
 
@@ -74,11 +91,21 @@ def _labels(config: JobConfig) -> frozenset[str]:
     return frozenset((config.spec.evaluation.labels if config.spec.evaluation else None) or ())
 
 
-def _examined(config: JobConfig, places: Places, data: Prepared, progress: Progress) -> Examined:
+class Reading(NamedTuple):
+    """Rows, and what reads them."""
+
+    data: Prepared
+    tokenizer: Any
+    suites: list[PreparedSuite]
+
+
+def _examined(config: JobConfig, places: Places, reading: Reading, progress: Progress) -> Examined:
     """Every row tokenised as the train stage will, and looked through; the first ones are written down for a person."""
-    tokens = encoder(_tokenizer(config, places, data), data.format, answers_only(config.spec))
+    data = reading.data
+    tokens = encoder(reading.tokenizer, data.format, answers_only(config.spec))
     quality = config.spec.dataset.quality or Quality()
     suites = [guarded_suite(suite, places) for suite in quality.suites or ()]
+    suites += guarded(reading.suites, places)
     mix = config.spec.dataset.mix
     mixing = Mixing(mix.share, split_seed(config.spec)) if mix else None
     found = examine(data, Looking(tokens, quality, _labels(config), suites, mixing), progress)
@@ -173,6 +200,7 @@ def _publish(
             adapter=plan.adapter,
             training=plan.training,
             evaluation=plan.evaluation,
+            suites=checked.suites,
             card=config.spec.output.card,
             choices=choices.made,
             output_folder=store.uri(),

@@ -28,6 +28,7 @@ from finetune_trainer.card import model_card
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
+from finetune_trainer.suites import forgotten
 
 LIBRARIES = (
     "finetune-operator",
@@ -131,6 +132,7 @@ def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         comparable=inputs.resolved.method in ("sft", "cpt"),
         base_loss=base.get("Loss"),
         tuned_loss=summary.tuned.get("Loss") if summary else None,
+        forgotten=forgotten(outcome.evaluation, inputs.resolved.suites),
     )
 
 

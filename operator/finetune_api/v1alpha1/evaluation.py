@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, ShortText, cel, exactly_one
+from finetune_api.model import ApiModel, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.references import SecretRef
 from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 
 Metric = Literal[
@@ -40,6 +41,33 @@ class AnswerFormat(ApiModel):
     """A schema that accepts the answer, which is JSON."""
 
 
+SuiteMetric = Literal["Loss", "Perplexity", "ExactMatch", "TokenF1", "Bleu", "Chrf", "Rouge1", "Rouge2", "RougeL"]
+
+
+class EvaluationSuite(ApiModel):
+    """Rows of another task, which the tuned model must not unlearn: base and tuned model are compared on them too."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "self.uri.matches('^(s3://[^/]+|gs://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
+                "uri is s3://bucket/key, gs://bucket/key or hf://datasets/owner/name/file",
+            ),
+        )
+    )
+
+    name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")]
+    """What gate and report call it."""
+    uri: Uri
+    """Its files: rows of Messages, PromptCompletion or Text, or of what becomes one of them, told by the first row's fields."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read them."""
+    metrics: Annotated[list[SuiteMetric], Field(min_length=1, max_length=4)] | None = None
+    """Metrics to compute; left out, Loss. Those of answers need rows with answers."""
+    max_rows: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Rows to use, the first ones; left out, all."""
+
+
 class GenerationSpec(ApiModel):
     """How base and tuned model write the answers that are measured."""
 
@@ -70,15 +98,23 @@ class GateRule(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.beats)].exists(x, x)",
-                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase or beats",
+                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.maxDropVersusBase), has(self.beats)].exists(x, x)",
+                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase or beats",
+            ),
+            (
+                "!has(self.suite) || self.metric in ['Loss', 'Perplexity', 'ExactMatch', 'TokenF1', 'Bleu', 'Chrf', 'Rouge1', 'Rouge2', 'RougeL']",
+                "a suite is measured by Loss, Perplexity, ExactMatch, TokenF1, Bleu, Chrf, Rouge1, Rouge2 and RougeL",
+            ),
+            (
+                "!has(self.suite) || !has(self.beats) || !self.beats.exists(b, b == 'MajorityClass')",
+                "a suite has no training rows, so that there is no MajorityClass to beat",
             ),
             (
                 "!has(self.beats) || !self.beats.exists(b, b == 'MajorityClass') || self.metric in ['ExactMatch', 'Accuracy']",
                 "beats MajorityClass is for ExactMatch and Accuracy",
             ),
             (
-                "!self.metric.startsWith('Latency') || !(has(self.min) || has(self.maxRatioToBase) || has(self.minDeltaVersusBase) || has(self.beats))",
+                "!self.metric.startsWith('Latency') || !(has(self.min) || has(self.maxRatioToBase) || has(self.minDeltaVersusBase) || has(self.maxDropVersusBase) || has(self.beats))",
                 "a latency is another in every run: a gate on it takes max only",
             ),
         )
@@ -86,6 +122,8 @@ class GateRule(ApiModel):
 
     metric: Metric
     """Metric it is about."""
+    suite: Annotated[str, Field(min_length=1, max_length=40)] | None = None
+    """The suite whose rows decide, by its name; left out, the held-out rows."""
     min: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     """Lowest accepted value."""
     max: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
@@ -95,6 +133,8 @@ class GateRule(ApiModel):
     min_delta_versus_base: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     """The lower bound of the 95 % paired bootstrap interval of the improvement on the base must be at least this. Of Loss and
     Perplexity the improvement is base - tuned, of every other metric tuned - base."""
+    max_drop_versus_base: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """Not worse than the base by more than this beyond chance: the lower bound of the same interval must be at least minus this."""
     beats: Annotated[list[Baseline], Field(min_length=1, max_length=2)] | None = None
     """The lower bound of the 95 % paired bootstrap interval of (tuned - baseline) must be above zero."""
 
@@ -113,13 +153,21 @@ class EvaluationSpec(ApiModel):
                 "a gate on Accuracy or MacroF1 needs labels: the list of allowed answers",
             ),
             (
-                "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.beats))",
+                "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.maxDropVersusBase) || has(g.beats))",
                 "a gate against the base needs compareWithBase: true",
             ),
             (
                 "has(self.answerFormat) || ((!has(self.metrics) || !self.metrics.exists(m, m == 'FormatCompliance'))"
                 " && (!has(self.gate) || !self.gate.exists(g, g.metric == 'FormatCompliance')))",
                 "FormatCompliance needs answerFormat: regex or jsonSchema",
+            ),
+            (
+                "!has(self.gate) || self.gate.all(g, !has(g.suite) || (has(self.suites) && self.suites.exists(s, s.name == g.suite)))",
+                "a gate rule's suite is the name of one of evaluation.suites",
+            ),
+            (
+                "!has(self.suites) || self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
+                "every suite has a name of its own",
             ),
             (
                 "!has(self.maxNewTokens) || !has(self.generation) || !has(self.generation.maxNewTokens)",
@@ -145,5 +193,7 @@ class EvaluationSpec(ApiModel):
     """The same as generation.maxNewTokens."""
     generation: GenerationSpec | None = None
     """How answers are written; left out, greedily, as long as the longest reference answer, to every held-out row."""
+    suites: Annotated[list[EvaluationSuite], Field(min_length=1, max_length=4)] | None = None
+    """Rows of other tasks, to see what is forgotten. What they share with the training rows is counted in the data report."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None
     """All must hold, or the job ends as GateFailed: its artifact is kept and marked, and no deployment accepts it."""

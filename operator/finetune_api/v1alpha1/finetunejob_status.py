@@ -187,10 +187,23 @@ class GateResult(ApiModel):
 class Diagnosis(ApiModel):
     """Something about the training that stands out."""
 
-    kind: Literal["LearningRateTooHigh", "Instability", "Overfitting", "Underfitting", "DataTooSmall"]
+    kind: Literal["LearningRateTooHigh", "Instability", "Overfitting", "Underfitting", "DataTooSmall", "Forgetting"]
     """What it looks like."""
     message: Annotated[str, Field(max_length=512)]
     """The numbers it was seen in, and what to change."""
+
+
+class SuiteStatus(ApiModel):
+    """Base and tuned model on the rows of a suite."""
+
+    name: Annotated[str, Field(max_length=40)]
+    """Its name."""
+    rows: Annotated[int, Field(ge=0)]
+    """How many."""
+    base: Metrics | None = None
+    """The base's figures."""
+    tuned: Metrics
+    """The tuned model's figures."""
 
 
 class EvaluationStatus(ApiModel):
@@ -206,6 +219,8 @@ class EvaluationStatus(ApiModel):
     """The tuned model's figures."""
     majority_class: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy of always answering the most frequent training label."""
+    suites: Annotated[list[SuiteStatus], Field(max_length=4)] | None = None
+    """The same on rows of other tasks."""
     gate: Annotated[list[GateResult], Field(max_length=16)] | None = None
     """Each rule's verdict."""
     diagnosis: Annotated[list[Diagnosis], Field(max_length=8)] | None = None

@@ -173,6 +173,7 @@ def secret_names(config: JobConfig, stage: Stage) -> set[str]:
     if stage == "Prepare":
         refs += [source.secret_ref for _, source in _named_sources(spec)]
         refs += [suite.secret_ref for suite in (spec.dataset.quality.suites if spec.dataset.quality else None) or ()]
+        refs += [suite.secret_ref for suite in (spec.evaluation.suites if spec.evaluation else None) or ()]
     return {ref.name for ref in refs if ref is not None}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from finetune_api.artifacts import Resolved, ResolvedDelegation
-from finetune_api.v1alpha1.finetunejob_status import Diagnosis, EvaluationStatus, GateResult
+from finetune_api.v1alpha1.finetunejob_status import Diagnosis, EvaluationStatus, GateResult, SuiteStatus
 from finetune_stage.page.curves import curve
 from finetune_stage.page.style import STYLE
 from finetune_stage.scores import LOWER_IS_BETTER, Confusion
@@ -42,6 +42,10 @@ def page(seen: Contents) -> str:
         _head(seen),
         _section("What stands out", _diagnosis(seen.diagnosis)),
         _section("Before and after", _figures(seen.summary)),
+        *(
+            _section(f"Suite {escape(each.name)}", _suite(each))
+            for each in (seen.summary and seen.summary.suites) or ()
+        ),
         _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
         _section("Right label against most probable label", _confusion(seen.confusion)),
         _section("Course", _curves(seen.metrics)),
@@ -101,13 +105,20 @@ def _verdict(verdict: GateResult) -> str:
 def _figures(summary: EvaluationStatus | None) -> str:
     if summary is None or not summary.rows:
         return ""
-    base = summary.base or {}
+    table = _compared(summary.base or {}, summary.tuned)
+    return f'{table}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
+
+
+def _suite(suite: SuiteStatus) -> str:
+    return f'{_compared(suite.base or {}, suite.tuned)}<p class="under">On {suite.rows:,} rows of another task.</p>'
+
+
+def _compared(base: dict[str, float], tuned: dict[str, float]) -> str:
     rows = [
         [escape(name), f"{base[name]:.4g}" if name in base else "-", f"<b>{value:.4g}</b>", _change(name, base, value)]
-        for name, value in summary.tuned.items()
+        for name, value in tuned.items()
     ]
-    table = _table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
-    return f'{table}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
+    return _table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
 
 
 def _change(name: str, base: dict[str, float], value: float) -> str:

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from finetune_stage.bootstrap import Interval
 from finetune_trainer.diagnosis import Evidence, diagnose
+from finetune_trainer.suites import Loss
 
 FALLING = [(step, 2.0 * 0.9**step + 0.4) for step in range(1, 31)]
 GOOD = Evidence(
@@ -38,6 +40,16 @@ GOOD = Evidence(
         ),
         pytest.param(
             replace(GOOD, losses=[*FALLING[:20], (21, 4.0), *FALLING[21:]]), ["Instability"], id="a spike that passed"
+        ),
+        pytest.param(
+            replace(GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.5, Interval(-0.6, -0.5, -0.4), 80)]),
+            ["Forgetting"],
+            id="worse on another task",
+        ),
+        pytest.param(
+            replace(GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.01, Interval(-0.02, -0.01, -0.001), 80)]),
+            [],
+            id="worse by a trifle",
         ),
         pytest.param(replace(GOOD, train_rows=40), ["DataTooSmall"], id="few rows to learn from"),
         pytest.param(replace(GOOD, held_out_rows=12), ["DataTooSmall"], id="few rows to judge by"),

@@ -5,7 +5,16 @@ import pytest
 from finetune_api.v1alpha1.evaluation import GateRule
 from finetune_stage.bootstrap import paired_bootstrap, paired_difference
 from finetune_stage.gate import NO_ROWS, Exams, decide
-from finetune_stage.scores import RowScore, confusion, correct, figures, majority_baseline, share, statistic
+from finetune_stage.scores import (
+    RowScore,
+    SuiteScores,
+    confusion,
+    correct,
+    figures,
+    majority_baseline,
+    share,
+    statistic,
+)
 
 LABELS = ["red", "green", "blue"]
 REFERENCES = [LABELS[i % 3] for i in range(90)]
@@ -148,3 +157,19 @@ def test_rows_that_were_not_answered_count_for_nothing() -> None:
     [result] = decide([rule], Exams(some, base, MAJORITY), seed=1)
     assert result.passed, result.message
     assert result.message.startswith("ExactMatch is 1 on 60 rows: ")
+
+
+def test_a_drop_on_another_task_is_allowed_up_to_a_limit_and_beyond_chance() -> None:
+    worse = [row.model_copy(update={"nll": 1.2 if i % 2 else 1.1}) for i, row in enumerate(BASE)]
+    exams = Exams(PERFECT, BASE, suites={"general": SuiteScores(base=BASE, tuned=worse)})
+
+    def passed(**limit: float) -> bool:
+        [result] = decide([GateRule(metric="Loss", suite="general", **limit)], exams, seed=1)  # type: ignore[arg-type]
+        assert result.message.startswith("Loss is 0.575 on 90 rows of suite general: ")
+        return result.passed
+
+    assert passed(max_drop_versus_base=0.1)
+    assert not passed(max_drop_versus_base=0.05)
+    assert not passed(min_delta_versus_base=0)
+    [absent] = decide([GateRule(metric="Loss", suite="other", max=9)], exams, seed=1)
+    assert not absent.passed

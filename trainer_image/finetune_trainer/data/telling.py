@@ -15,7 +15,7 @@ def row_format(train: list[SourceFile], dataset: DatasetSpec, method: str) -> Ro
     """As stated, or as the first row's fields tell; one the method learns from."""
     columns = dataset.columns or Columns()
     stated = dataset.format
-    found: RowFormat = _first_format(train, columns, method) if stated in (None, "Auto") else stated  # type: ignore[assignment]
+    found: RowFormat = first_format(train, columns, method) if stated in (None, "Auto") else stated  # type: ignore[assignment]
     possible = METHOD_FORMATS[method]
     if found not in possible:
         raise Failure(
@@ -31,7 +31,8 @@ def row_format(train: list[SourceFile], dataset: DatasetSpec, method: str) -> Ro
     return found
 
 
-def _first_format(train: list[SourceFile], columns: Columns, method: str) -> RowFormat:
+def first_format(train: list[SourceFile], columns: Columns, method: str) -> RowFormat:
+    """As the first row's fields tell. Raises Failure."""
     seen = Findings()
     for name, place, row in rows_of(train, seen):
         if (found := tell(row, columns, method)) is not None:

@@ -124,9 +124,19 @@ def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
     if spec.evaluation is None or delegation(spec) is not None:
         return None
-    asked = {*(spec.evaluation.metrics or []), *(rule.metric for rule in spec.evaluation.gate or [])}
+    asked = {*(spec.evaluation.metrics or []), *(rule.metric for rule in spec.evaluation.gate or [] if not rule.suite)}
     sentence = foreign_metrics(method_of(spec), asked)
     return unsupported(f"evaluation: {sentence}") if sentence else None
+
+
+def suites_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
+    """Rows of other tasks are gone on with, or answered; a head scores them."""
+    method = method_of(spec)
+    if spec.evaluation is None or not spec.evaluation.suites or method not in SCORERS:
+        return None
+    return unsupported(
+        f"evaluation.suites are for models that write text, and method {method} makes one that scores it; leave them out."
+    )
 
 
 def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:
@@ -183,6 +193,7 @@ BEFORE_START: list[Check] = [
     rewards_are_rules,
     training_fits_the_method,
     metrics_fit_the_method,
+    suites_fit_the_method,
     gate_has_rows,
     deploy_writes_text,
     deploy_can_be_served,

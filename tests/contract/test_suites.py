@@ -1,0 +1,100 @@
+"""A suite's rows from the store to the verdict: prepared, compared with the training rows, scored under both models, judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from finetune_api.artifacts import EVALUATION, job_folder
+from finetune_api.data_report import DataReport
+from finetune_api.pods import JobConfig
+from finetune_api.reasons import Failure
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
+from finetune_stage.outcome import Places
+from finetune_stage.scores import EvaluationFile
+from finetune_storage import Store, open_store
+from finetune_trainer import prepare, recipe
+from prepared_jobs import Rows, colour_rows
+from tiny_models import write_tiny_llama
+
+S3 = {"name": "s3"}
+LONG = "Whoever walks along the river in the early morning hears the herons long before the fog lets anyone see them"
+GENERAL = [
+    {"text": f"{LONG}."},
+    *({"text": f"On day {i} of {i * i}, quickly the wizard jumps over {i} vexed boxes of jam."} for i in range(23)),
+]
+
+
+def stored(store: Store, name: str, rows: Rows) -> dict[str, object]:
+    store.put(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
+    return {"uri": store.uri(name), "secretRef": S3}
+
+
+def a_job(bucket: str, secret: Path, work: Path, suite: dict[str, object], store: Store) -> tuple[JobConfig, Places]:
+    base = write_tiny_llama(work / "made")
+    for path in base.iterdir():
+        store.upload(path, f"base/{path.name}")
+    train = [*colour_rows(47), {"prompt": f"{LONG}.", "completion": " red"}]
+    spec = FineTuneJobSpec.model_validate(
+        {
+            "baseModel": {"uri": f"{bucket}/base", "secretRef": S3},
+            "dataset": {
+                "train": stored(store, "train.jsonl", train),
+                "test": stored(store, "test.jsonl", colour_rows(8, 60)),
+            },
+            "adapter": {"type": "Full"},
+            "training": {
+                "maxSteps": 16,
+                "checkpointEverySteps": 16,
+                "batchSize": 8,
+                "learningRate": 3e-2,
+                "maxLength": 96,
+                "precision": "Float32",
+            },
+            "evaluation": {
+                "metrics": ["Loss"],
+                "suites": [suite],
+                "gate": [
+                    {"metric": "Loss", "max": 100},
+                    {"metric": "Loss", "suite": "general", "maxDropVersusBase": 0.01},
+                ],
+            },
+            "output": {"uri": bucket, "secretRef": S3},
+        }
+    )
+    reference = ResolvedBaseModel.model_validate(spec.base_model.wire())
+    config = JobConfig(namespace="team-a", name="tiny", uid="u", spec=spec, base_model=reference, image="trainer")
+    return config, Places(secrets_dir=secret.parent, work_dir=work / "pod", secret_wait=1)
+
+
+def test_what_is_forgotten_is_seen_and_fails_the_gate(bucket: str, secret: Path, tmp_path: Path) -> None:
+    store = open_store(bucket, secret)
+    suite = {"name": "general", **stored(store, "general.jsonl", GENERAL), "maxRows": 16}
+    config, places = a_job(bucket, secret, tmp_path, suite, store)
+    prepared = prepare.run(config, places)
+    assert prepared.dataset.overlapping == 1
+    folder = open_store(job_folder(bucket, "team-a", "tiny", "u"), secret)
+    report = DataReport.model_validate_json(folder.get("data/report.json"))
+    assert ("general", 0) not in [(each.name, each.rows) for each in report.overlaps]
+    trained = recipe.run(config, places, 1, 1)
+    assert trained.evaluation is not None
+    [found] = trained.evaluation.suites or []
+    assert (found.name, found.rows) == ("general", 16)
+    assert found.base is not None
+    assert found.tuned["Loss"] > found.base["Loss"] + 0.1
+    assert [result.passed for result in trained.evaluation.gate or []] == [True, False], trained.evaluation.gate
+    assert not trained.gate_passed
+    assert "Forgetting" in [each.kind for each in trained.evaluation.diagnosis or []]
+    file = EvaluationFile.model_validate_json(folder.get(EVALUATION))
+    assert file.suites is not None
+    assert len(file.suites["general"].tuned) == len(file.suites["general"].base or []) == 16
+    assert "Suite general" in folder.get("report.html").decode()
+
+
+def test_a_suite_without_answers_is_not_measured_by_them(bucket: str, secret: Path, tmp_path: Path) -> None:
+    store = open_store(bucket, secret)
+    suite = {"name": "general", **stored(store, "general.jsonl", GENERAL), "metrics": ["TokenF1"]}
+    config, places = a_job(bucket, secret, tmp_path, suite, store)
+    with pytest.raises(Failure, match=r"general: TokenF1 compares answers, and rows of Text have none; take Loss"):
+        prepare.run(config, places)

@@ -1,0 +1,116 @@
+"""Rows of other tasks under base and tuned model: what was forgotten."""
+
+import json
+from typing import Any, NamedTuple
+
+from finetune_api.artifacts import CHECKPOINTS, PreparedSuite
+from finetune_api.v1alpha1.finetunejob_status import SuiteStatus
+from finetune_stage.bootstrap import Interval
+from finetune_stage.gate import improvement
+from finetune_stage.rows import read_file
+from finetune_stage.scores import EvaluationFile, RowScore, SuiteScores, figures
+from finetune_trainer.encode import encoder, stop_tokens
+from finetune_trainer.exam import Exam
+from finetune_trainer.inputs import Inputs
+from finetune_trainer.machine import Numerics
+
+Scores = dict[str, list[RowScore]]
+
+
+class Loss(NamedTuple):
+    """A metric in which the tuned model is worse than the base beyond chance."""
+
+    suite: str
+    metric: str
+    base: float
+    tuned: float
+    gain: Interval
+    """Below zero."""
+    rows: int
+
+
+def exams(inputs: Inputs, tokenizer: Any, generation_eos: Any) -> dict[str, Exam]:
+    """What is asked, by the name of the suite."""
+    return {suite.name: _exam(inputs, suite, tokenizer, generation_eos) for suite in inputs.resolved.suites}
+
+
+def _exam(inputs: Inputs, suite: PreparedSuite, tokenizer: Any, generation_eos: Any) -> Exam:
+    rows = read_file(inputs.store, inputs.places, suite.file, suite.sha256)
+    encode = encoder(tokenizer, suite.format, answers_only=False)
+    return Exam(
+        encoder=encode,
+        split=suite.name,
+        rows=rows,
+        metrics=frozenset(suite.metrics),
+        labels=(),
+        max_length=inputs.resolved.training.max_length,
+        max_new_tokens=suite.max_new_tokens,
+        stop_tokens=stop_tokens(encode, rows[0].fields, generation_eos),
+    )
+
+
+def base_scores(model: Any, asked: dict[str, Exam], inputs: Inputs, numerics: Numerics) -> Scores:
+    """The base's, taken before anything is learned, once for all attempts; empty where the base is not evaluated."""
+    if not inputs.resolved.evaluation.compare_with_base:
+        return {}
+    return {name: _stored(model, exam, inputs, numerics) for name, exam in asked.items()}
+
+
+def _stored(model: Any, exam: Exam, inputs: Inputs, numerics: Numerics) -> list[RowScore]:
+    key = f"{CHECKPOINTS}/base-scores-{exam.split}.json"
+    if inputs.store.exists(key):
+        return [RowScore.model_validate(item) for item in json.loads(inputs.store.get(key))]
+    scores = _scored(model, exam, numerics, "base")
+    inputs.store.put(key, json.dumps([each.wire() for each in scores]).encode())
+    return scores
+
+
+def tuned_scores(model: Any, asked: dict[str, Exam], base: Scores, numerics: Numerics) -> dict[str, SuiteScores]:
+    """Of both models."""
+    return {
+        name: SuiteScores(base=base.get(name), tuned=_scored(model, exam, numerics, "tuned model"))
+        for name, exam in asked.items()
+    }
+
+
+def _scored(model: Any, exam: Exam, numerics: Numerics, who: str) -> list[RowScore]:
+    from finetune_trainer.evaluate import score  # torch, which takes seconds
+
+    print(f"evaluating the {who} on {len(exam.rows)} rows of suite {exam.split}", flush=True)
+    return score(model, exam, numerics)
+
+
+def statuses(found: dict[str, SuiteScores], suites: list[PreparedSuite]) -> list[SuiteStatus] | None:
+    """Their figures; None without suites."""
+    made = [
+        SuiteStatus(
+            name=suite.name,
+            rows=suite.rows,
+            base=figures(scores.base, suite.metrics) if scores.base is not None else None,
+            tuned=figures(scores.tuned, suite.metrics),
+        )
+        for suite in suites
+        if (scores := found.get(suite.name)) is not None
+    ]
+    return made or None
+
+
+def forgotten(file: EvaluationFile | None, suites: list[PreparedSuite]) -> list[Loss]:
+    """Where the tuned model is worse than the base beyond chance."""
+    found = (file.suites if file else None) or {}
+    return [
+        loss
+        for suite in suites
+        if file is not None and (scores := found.get(suite.name)) is not None and scores.base is not None
+        for loss in _losses(suite, scores.tuned, scores.base, file.seed)
+    ]
+
+
+def _losses(suite: PreparedSuite, tuned: list[RowScore], base: list[RowScore], seed: int) -> list[Loss]:
+    before, after = figures(base, suite.metrics), figures(tuned, suite.metrics)
+    gains = {metric: improvement(metric, tuned, base, seed) for metric in suite.metrics}
+    return [
+        Loss(suite.name, metric, before[metric], after[metric], gain, len(tuned))
+        for metric, gain in gains.items()
+        if gain.high < 0
+    ]
