@@ -76,12 +76,7 @@ def compare(
     rules = inputs.resolved.evaluation.gate or []
     seed = inputs.resolved.training.seed
     if exam is None:
-        if not rules and not suites:
-            return None
-        verdicts = decide(rules, Exams([], suites=suites), seed) if rules else None
-        found = statuses(suites, inputs.resolved.suites)
-        summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts, suites=found)
-        return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None, suites=suites or None)
+        return _without_rows(inputs, suites)
     print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
     tuned = score(model, exam, numerics)
     majority = _majority(inputs, exam)
@@ -104,6 +99,17 @@ def compare(
         confusion=confusion(tuned),
         suites=suites or None,
     )
+
+
+def _without_rows(inputs: Inputs, suites: dict[str, SuiteScores]) -> EvaluationFile | None:
+    """Where no rows are held out there may still be suites, or a gate that cannot pass."""
+    rules, seed = inputs.resolved.evaluation.gate or [], inputs.resolved.training.seed
+    if not rules and not suites:
+        return None
+    verdicts = decide(rules, Exams([], suites=suites), seed) if rules else None
+    found = statuses(suites, inputs.resolved.suites)
+    summary = EvaluationStatus(split="none", rows=0, tuned={}, gate=verdicts, suites=found)
+    return EvaluationFile(summary=summary, seed=seed, base=None, tuned=[], majority=None, suites=suites or None)
 
 
 def _majority(inputs: Inputs, exam: Exam) -> list[bool] | None:
