@@ -137,7 +137,7 @@ def ours(path: Path, tokenizer: Path | None, *, near: bool) -> str:
         "quality": {"deduplicate": "Near" if near else "Exact"},
     }
     wanted = Wanted(DatasetSpec.model_validate(spec), "sft", frozenset(), 42)
-    folder = path.parent / "ours"
+    folder = path.parent / f"ours-{os.getpid()}"
     told = Progress(lambda step, done, total: print(f"    {step}: {done:,}", flush=True))
     data = prepare_splits([SourceFile("train", path.name, path)], wanted, folder, told)
     result = f"{data.rows}, {data.duplicates} copies, {data.near_duplicates} nearly"
@@ -153,7 +153,7 @@ def with_datasets(path: Path, tokenizer: Path) -> str:
     """The same with the library datasets, as one would write it."""
     from datasets import load_dataset
 
-    cache, tokens, seen = path.parent / "datasets", _loaded(tokenizer), set[bytes]()
+    cache, tokens, seen = path.parent / f"datasets-{os.getpid()}", _loaded(tokenizer), set[bytes]()
 
     def is_first(row: dict[str, Any]) -> bool:
         digest = hashlib.sha256((row["prompt"] + "\0" + row["completion"]).encode()).digest()[:16]
