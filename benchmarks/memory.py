@@ -255,7 +255,7 @@ def main() -> None:
     print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory, torch.__version__, flush=True)
     with options.out.open("a") as out:
         for shape, load in CASES:
-            if options.only not in f"{shape} {load.adapter}" or time.monotonic() > until:
+            if options.only not in f"{shape} {load.adapter} {load.optimizer}" or time.monotonic() > until:
                 continue
             line = measure(shape, load)
             out.write(json.dumps(line) + "\n")

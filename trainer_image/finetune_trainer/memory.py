@@ -16,8 +16,8 @@ QK_NORM = frozenset({"qwen3"})
 QKV_BIAS = frozenset({"qwen2"})
 
 FP32, BF16 = 4, 2
-ADAM_BYTES = {"AdamW": 8, "AdamW8bit": 2}
-"""Optimiser state per trained weight: two moments in float32, or in 8 bits."""
+ADAM_BYTES = {"AdamW": 8.0, "AdamW8bit": 2 + 8 / 256}
+"""Optimiser state per trained weight: two moments in float32, or in 8 bits with a float32 scale each for 256 of them."""
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: 4 bits, a doubly quantised scale per 64 weights, a float32 scale per 256 of those (QLoRA, arXiv:2305.14314)."""
 CUBLAS_WORKSPACE = 68 * 2**20
@@ -145,7 +145,7 @@ def predict(shape: Shape, load: Load) -> Memory | None:
         return None
     trained = trained_weights(shape, load)
     weights = _weights(shape, load, trained) + CUBLAS_WORKSPACE
-    optimizer = trained * ADAM_BYTES[load.optimizer]
+    optimizer = _moments(shape, load, trained)
     gradients = trained * FP32
     per_layer = _kept_per_layer(shape, load) * load.tokens
     kept = _kept(shape, load, per_layer, trained)
@@ -163,6 +163,12 @@ def predict(shape: Shape, load: Load) -> Memory | None:
     share = FRAGMENTATION_FULL if load.adapter == "Full" else FRAGMENTATION_ADAPTER
     spare = peak * share if load.recompute else allocated * FRAGMENTATION_KEPT
     return Memory(weights, shown[0], optimizer, shown[1], shown[2], allocated, allocated + int(spare))
+
+
+def _moments(shape: Shape, load: Load, trained: int) -> int:
+    """transformers keeps those of embeddings in float32."""
+    embeddings = shape.vocabulary * shape.hidden if load.adapter == "Full" else 0
+    return int(embeddings * ADAM_BYTES["AdamW"] + (trained - embeddings) * ADAM_BYTES[load.optimizer])
 
 
 def trained_weights(shape: Shape, load: Load) -> int:

@@ -5,7 +5,7 @@ Called by :mod:`finetune_trainer.plan`; the prediction is :mod:`finetune_trainer
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import METHODS, MethodName
@@ -17,7 +17,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
-from finetune_trainer.memory import Load
+from finetune_trainer.memory import ADAM_BYTES, Load
 from finetune_trainer.usual import USUAL
 
 TOKENS_PER_PASS = 8192
@@ -81,7 +81,7 @@ class Size(NamedTuple):
 
 def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapterSpec) -> bool:
     """Whether such trainings were measured."""
-    is_usual = stated.optimizer in (None, "AdamW") and not stated.label_smoothing and not adapter.frozen_layers
+    is_usual = stated.optimizer in (None, *ADAM_BYTES) and not stated.label_smoothing and not adapter.frozen_layers
     return method in ("sft", "cpt") and stated.precision != "Float32" and is_usual
 
 
@@ -99,7 +99,10 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     if gpu is None or seen.base.shape is None or not _is_counted(seen.method, stated, adapter):
         return by_rule, Forecast(efficiency)
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
-    load = Load(adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout)
+    moments: Literal["AdamW", "AdamW8bit"] = "AdamW8bit" if stated.optimizer == "AdamW8bit" else "AdamW"
+    load = Load(
+        adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout, optimizer=moments
+    )
     asked = fitting.Asked(load, extent.batch_size, stated.micro_batch_size, stated.gradient_checkpointing)
     found = fitting.fit(seen.base.shape, gpu, asked)
     if found is None:

@@ -1,6 +1,7 @@
 """The memory plan: what it predicts against what an H200 measured, what it chooses, and what it refuses."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from finetune_trainer.fitting import Asked, Fit, fit
 from finetune_trainer.memory import Load, Memory, Shape, predict, shape_of
 
 MEASURED = Path(__file__).parents[2] / "measured_memory.jsonl"
-"""By benchmarks/memory.py on an H200 (torch 2.11, transformers 5.17, TRL 1.16, PEFT 0.21.2, bitsandbytes 0.50.2)."""
+"""By benchmarks/memory.py on an H200 (torch 2.11, transformers 5.17, TRL 1.16, PEFT 0.21.2, bitsandbytes 0.50.2); those of AdamW8bit on
+an H100, each in a process of its own."""
 LINES = [json.loads(line) for line in MEASURED.read_text().splitlines()]
 EIGHT = SHAPES["Llama-3.1-8B"][1]
 H200 = fitting.MODELS["H200"]
@@ -22,7 +24,9 @@ H200 = fitting.MODELS["H200"]
 
 def predicted(line: dict[str, Any]) -> Memory:
     """What the plan would have said."""
-    said = predict(SHAPES[line["shape"]][1], Load(**{name: line[name] for name in list(line)[1:8]}))
+    said = predict(
+        SHAPES[line["shape"]][1], Load(**{each.name: line[each.name] for each in fields(Load) if each.name in line})
+    )
     assert said is not None
     return said
 
