@@ -27,6 +27,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     Choice,
     EvaluationStatus,
     MemoryMeasured,
+    PlanStatus,
     ResolvedBaseModel,
     SplitStatistics,
 )
@@ -224,6 +225,8 @@ class Resolved(ApiModel):
     training: ResolvedTraining
     evaluation: EvaluationSpec
     """metrics and max_new_tokens filled in."""
+    forecast: PlanStatus | None = None
+    """What the training was predicted to take."""
     suites: list[PreparedSuite] = Field(default_factory=list)
     """Rows of other tasks."""
     card: CardSpec | None = None

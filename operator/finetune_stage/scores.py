@@ -32,7 +32,7 @@ class RowScore(ApiModel):
     """One held-out row under one model."""
 
     id: str
-    """Start of the row's sha256; texts stay in the dataset."""
+    """Start of the row's sha256; its texts stay in the dataset."""
     nll: float
     """Negative log-likelihood of the answer (cpt: of the text), in nats."""
     tokens: int
@@ -54,6 +54,8 @@ class RowScore(ApiModel):
     """Of further metrics, by their names: the figure is the mean over the rows."""
     terms: dict[str, list[float]] | None = None
     """Of Bleu and Chrf what the row adds to the sums they are computed from."""
+    answer: str | None = None
+    """What the model wrote, of the first rows (evaluation.samples), unless something in it looks like a secret or personal data."""
     seconds: float | None = None
     """Until the answer was written, alone; of the first rows, where a latency is asked for."""
 

@@ -12,6 +12,7 @@ def test_a_training_is_put_into_words_and_onto_a_page(bucket: str, secret: Path,
     evaluation = EvaluationSpec(
         metrics=["Loss", "Accuracy", "MacroF1", "Chrf"],
         max_new_tokens=6,
+        samples=3,
         generation=GenerationSpec(temperature=0.8, top_p=0.9, stop_strings=["e"], max_rows=8),
         labels=list(COLOURS),
         gate=[GateRule(metric="Loss", min_delta_versus_base=0.05)],
@@ -31,5 +32,8 @@ def test_a_training_is_put_into_words_and_onto_a_page(bucket: str, secret: Path,
     assert [score.terms is not None for score in file.tuned] == [True] * 8 + [False] * 4
     assert REPORT in [each.path for each in Manifest.model_validate_json(store.get(MANIFEST)).files]
     page = store.get(REPORT).decode()
+    assert [score.answer is not None for score in file.tuned] == [True] * 3 + [False] * 9
+    assert page.count('class="prompt"') == 3
+    assert "red thing 60" in page
     assert verdict.message in page
     assert page.count("<svg") >= 4

@@ -40,6 +40,7 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: J
         judge=judge,
         keeps_format=format_check(spec.answer_format),
         generation=spec.generation or GenerationSpec(),
+        samples=spec.samples or 0,
         seed=inputs.resolved.training.seed,
     )
 

@@ -19,6 +19,7 @@ from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.exam import Exam as Exam
 from finetune_trainer.machine import Numerics
+from finetune_trainer.samples import shareable
 from finetune_trainer.text_metrics import judged
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
@@ -35,6 +36,7 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
         labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * rows
         seconds = latencies(model, exam) if exam.metrics & PERCENTILES.keys() else [None] * rows
     texts = [judged(answer, exam.metrics, exam.keeps_format) for answer in answers]
+    shown = [shareable(answer.text) for answer in answers[: exam.samples]]
     return [
         RowScore(
             id=row.id,
@@ -45,10 +47,18 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
             label_correct=None if label is None else label == predicted,
             reward=reward,
             seconds=taken,
+            answer=answer,
             **text,
         )
-        for row, (nll, tokens), (label, predicted), reward, taken, text in zip(
-            exam.rows, losses, labels, filled(rewards, None, rows), seconds, filled(texts, {}, rows), strict=True
+        for row, (nll, tokens), (label, predicted), reward, taken, text, answer in zip(
+            exam.rows,
+            losses,
+            labels,
+            filled(rewards, None, rows),
+            seconds,
+            filled(texts, {}, rows),
+            filled(shown, None, rows),
+            strict=True,
         )
     ]
 

@@ -27,5 +27,7 @@ class Exam:
     """For FormatCompliance."""
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     """Temperature, stop strings and number of rows."""
+    samples: int = 0
+    """Answers that are kept to be shown, the first ones."""
     seed: int = 0
     """Of sampled answers."""

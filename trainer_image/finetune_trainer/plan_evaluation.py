@@ -35,7 +35,10 @@ def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
     if {*metrics, *gated} & ANSWERED:
         generation = _generation(seen, stated, choices)
-        stated = stated.model_copy(update={"generation": generation, "max_new_tokens": generation.max_new_tokens})
+        samples = choices.take("evaluation.samples", stated.samples, 5, "shown in report.html")
+        stated = stated.model_copy(
+            update={"samples": samples, "generation": generation, "max_new_tokens": generation.max_new_tokens}
+        )
     return stated.model_copy(update={"metrics": metrics})
 
 

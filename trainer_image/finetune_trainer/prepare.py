@@ -200,6 +200,7 @@ def _publish(
             adapter=plan.adapter,
             training=plan.training,
             evaluation=plan.evaluation,
+            forecast=PlanStatus(choices=[], steps=plan.training.steps, **plan.forecast._asdict()),
             suites=checked.suites,
             card=config.spec.output.card,
             choices=choices.made,

@@ -8,6 +8,7 @@ from typing import Any
 from finetune_api.artifacts import (
     ADAPTER,
     DATA,
+    DATA_REPORT,
     EVALUATION,
     MANIFEST,
     METRICS,
@@ -16,6 +17,7 @@ from finetune_api.artifacts import (
     RESOLVED,
     Manifest,
 )
+from finetune_api.data_report import DataReport
 from finetune_api.pods import Trained
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
@@ -28,6 +30,7 @@ from finetune_trainer.card import model_card
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
+from finetune_trainer.samples import samples
 from finetune_trainer.suites import forgotten
 
 LIBRARIES = (
@@ -104,13 +107,24 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         digest=digest,
         manifest_uri=store.uri(MANIFEST),
     )
-    confusion = outcome.evaluation.confusion if outcome.evaluation else None
-    store.put(
-        REPORT,
-        page(Contents(resolved, metrics, outcome.summary, confusion, diagnosis, versions_of(LIBRARIES))).encode(),
-    )
+    store.put(REPORT, page(_contents(inputs, outcome, metrics)).encode())
     files.append(entry(store, REPORT))
     return write_manifest(store, files, record_of(resolved, inputs.resolved_digest, _made(outcome, artifact, image)))
+
+
+def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -> Contents:
+    report, summary = inputs.work / DATA_REPORT, outcome.summary
+    return Contents(
+        resolved=inputs.resolved,
+        metrics=metrics,
+        summary=summary,
+        confusion=outcome.evaluation.confusion if outcome.evaluation else None,
+        diagnosis=(summary.diagnosis if summary else None) or [],
+        versions=versions_of(LIBRARIES),
+        samples=samples(inputs.held_out()[1], outcome.evaluation),
+        data=DataReport.model_validate_json(report.read_bytes()) if report.exists() else None,
+        peak=outcome.course.peak_memory,
+    )
 
 
 def _made(outcome: Outcome, artifact: ArtifactStatus, image: str) -> Made:

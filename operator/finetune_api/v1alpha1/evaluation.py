@@ -193,6 +193,9 @@ class EvaluationSpec(ApiModel):
     """The same as generation.maxNewTokens."""
     generation: GenerationSpec | None = None
     """How answers are written; left out, greedily, as long as the longest reference answer, to every held-out row."""
+    samples: Annotated[int, Field(ge=0, le=20)] | None = None
+    """Held-out prompts that report.html shows with the answers of base and tuned model; a row in which something looks like a secret
+    or like personal data is left out. Left out, 5 where answers are written."""
     suites: Annotated[list[EvaluationSuite], Field(min_length=1, max_length=4)] | None = None
     """Rows of other tasks, to see what is forgotten. What they share with the training rows is counted in the data report."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None

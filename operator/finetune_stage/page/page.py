@@ -1,12 +1,22 @@
 """The page's sections, from what the job's folder already has. Every text of the job is escaped."""
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from html import escape
 
 from finetune_api.artifacts import Resolved, ResolvedDelegation
-from finetune_api.v1alpha1.finetunejob_status import Diagnosis, EvaluationStatus, GateResult, SuiteStatus
+from finetune_api.data_report import DataReport
+from finetune_api.v1alpha1.finetunejob_status import (
+    Diagnosis,
+    EvaluationStatus,
+    GateResult,
+    MemoryMeasured,
+    SuiteStatus,
+)
 from finetune_stage.page.curves import curve
+from finetune_stage.page.data import data
+from finetune_stage.page.forecast import compared
+from finetune_stage.page.samples import Sample, samples
 from finetune_stage.page.style import STYLE
 from finetune_stage.scores import LOWER_IS_BETTER, Confusion
 
@@ -33,6 +43,11 @@ class Contents:
     confusion: Confusion | None
     diagnosis: list[Diagnosis]
     versions: dict[str, str]
+    samples: Sequence[Sample] = ()
+    """Prompts with their answers, fit to be shown."""
+    data: DataReport | None = None
+    peak: MemoryMeasured | None = None
+    """Of the training, where it ran on a GPU."""
 
 
 def page(seen: Contents) -> str:
@@ -47,9 +62,11 @@ def page(seen: Contents) -> str:
             for each in (seen.summary and seen.summary.suites) or ()
         ),
         _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
+        _section("Answers", samples(seen.samples)),
         _section("Right label against most probable label", _confusion(seen.confusion)),
         _section("Course", _curves(seen.metrics)),
-        _section("Data", _data(seen.resolved)),
+        _section("Plan against measured", _plan(seen)),
+        _section("Data", _data(seen.resolved) + data(seen.data)),
         _section("Decided for you", _choices(seen.resolved)),
         _section(
             "Made with", _table(["Library", "Version"], [[escape(k), escape(v)] for k, v in seen.versions.items()])
@@ -147,6 +164,12 @@ def _curves(lines: list[dict[str, float | str]]) -> str:
         if not any(isinstance(line.get(name), str) for line in lines)
     ]
     return f'<div class="curves">{"".join(drawn)}</div>' if any(drawn) else ""
+
+
+def _plan(seen: Contents) -> str:
+    plan = seen.resolved.forecast if isinstance(seen.resolved, Resolved) else None
+    rows = [[row.name, *(each or "-" for each in row[1:])] for row in compared(plan, seen.peak, seen.metrics)]
+    return _table(["", "Planned", "Measured", "Planned less measured"], rows, numbers={1, 2, 3}) if rows else ""
 
 
 def _data(resolved: Resolved | ResolvedDelegation) -> str:

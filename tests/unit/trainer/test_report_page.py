@@ -2,20 +2,25 @@
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
 from finetune_api.artifacts import PreparedSplit, Resolved, ResolvedAdapterSpec
+from finetune_api.data_report import DataReport
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
     Choice,
     Diagnosis,
     EvaluationStatus,
     GateResult,
+    MemoryMeasured,
+    MemoryPlan,
+    PlanStatus,
     ResolvedBaseModel,
     SplitStatistics,
 )
-from finetune_stage.page import Contents, page
+from finetune_stage.page import Contents, Sample, page
 from finetune_stage.page.curves import curve
 from prepared_jobs import spec_of, training
 
@@ -40,6 +45,48 @@ SUMMARY = EvaluationStatus(
     gate=[GateResult(metric="Loss", passed=False, message="Loss is 1.5 on 90 rows: at most 1: no")],
 )
 
+SPLIT: dict[str, Any] = {
+    "name": "train",
+    "rows": 40,
+    "tokens": 900,
+    "longest": 48,
+    "median": 20,
+    "p99": 47,
+    "truncatedRows": 0,
+    "truncatedTokens": 0,
+    "lengths": [{"upTo": 24, "rows": 30}, {"upTo": 48, "rows": 10}],
+    "answerLengths": [],
+    "languages": [],
+    "languageRows": 0,
+    "refusedAnswers": 0,
+    "labels": [{"name": "<net>", "rows": 25}, {"name": "os", "rows": 15}],
+    "secrets": [],
+    "personalData": [],
+}
+DATA = DataReport.model_validate(
+    {
+        "format": "Alpaca",
+        "preparedFormat": "PromptCompletion",
+        "maxLength": 64,
+        "sources": [],
+        "rowsRead": 44,
+        "invalid": 0,
+        "invalidRows": [],
+        "duplicates": 4,
+        "nearDuplicates": 0,
+        "outOfRange": 0,
+        "overlaps": [{"name": "general", "rows": 2}],
+        "contaminated": 0,
+        "splits": [SPLIT],
+    }
+)
+MEMORY = {name: 1 for name in MemoryPlan.model_fields} | {
+    "gpu": "H200",
+    "allocated_bytes": 10 * 2**30,
+    "reserved_bytes": 11 * 2**30,
+}
+FORECAST = PlanStatus(choices=[], steps=8, memory=MemoryPlan(**MEMORY), estimated_seconds=2)
+
 
 def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") -> Contents:
     split = SplitStatistics(name="train", rows=2400)
@@ -57,11 +104,22 @@ def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") 
         training=training(),
         evaluation=EvaluationSpec(),
         choices=[Choice(field="training.epochs", value="3", reason=reason)],
+        forecast=FORECAST,
         output_folder="s3://bucket/tiny",
     )
     found = [Diagnosis(kind="DataTooSmall", message="There are 40 training rows.")]
     confusion = {"red": {"red": 5, "blue": 2}}
-    return Contents(resolved, METRICS, summary, confusion, found, {"torch": "2.11"})
+    return Contents(
+        resolved,
+        METRICS,
+        summary,
+        confusion,
+        found,
+        {"torch": "2.11"},
+        samples=[Sample("Which <i>area</i>?", "net", "a story", "net"), Sample("And now?", "os", None, "net")],
+        data=DATA,
+        peak=MemoryMeasured(allocated_bytes=9 * 2**30, reserved_bytes=11 * 2**30),
+    )
 
 
 class Balanced(HTMLParser):
@@ -97,6 +155,27 @@ def test_the_page_shows_what_the_job_came_to() -> None:
         assert shown in text
     assert '<span class="good">-0.5</span>' in text, "a lower loss is better"
     assert '<span class="bad">-0.1</span>' in text, "a lower accuracy is worse"
+
+
+def test_the_page_shows_answers_data_and_plan() -> None:
+    text = page(contents())
+    for shown in (
+        "a story",
+        "Which &lt;i&gt;area",
+        "&lt;net&gt;",
+        "to 48",
+        "44 rows read · 4 duplicates",
+        "share text with general",
+    ):
+        assert shown in text
+    assert text.count("✓") == 1, "the one answer that is the reference"
+    assert (
+        "<tr><td>Peak memory, allocated (GiB)</td><td class=number>10</td><td class=number>9</td><td class=number>+11%</td></tr>"
+        in text
+    )
+    assert "<td>Training (seconds)</td><td class=number>2</td><td class=number>0.8889</td>" in text, (
+        "8 tokens at 9 a second"
+    )
 
 
 def test_what_a_job_brings_along_is_text() -> None:
