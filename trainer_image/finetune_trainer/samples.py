@@ -21,7 +21,8 @@ def samples(rows: list[Row], file: EvaluationFile | None) -> list[Sample]:
     """The rows whose answers were kept."""
     if file is None:
         return []
-    before = file.base or [None] * len(file.tuned)
+    nothing: list[RowScore | None] = [None] * len(file.tuned)
+    before = file.base or nothing
     found = [
         _sample(*each) for each in zip(rows, before, file.tuned, strict=False)
     ]  # without held-out rows none are scored

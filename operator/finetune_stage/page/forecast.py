@@ -26,9 +26,15 @@ def compared(plan: PlanStatus | None, peak: MemoryMeasured | None, lines: list[L
     speed = tokens / planned if planned and tokens else None
     rows = [
         _row(
-            "Peak memory, allocated (GiB)", memory and memory.allocated_bytes / GIB, peak and peak.allocated_bytes / GIB
+            "Peak memory, allocated (GiB)",
+            memory.allocated_bytes / GIB if memory else None,
+            peak.allocated_bytes / GIB if peak else None,
         ),
-        _row("Peak memory, reserved (GiB)", memory and memory.reserved_bytes / GIB, peak and peak.reserved_bytes / GIB),
+        _row(
+            "Peak memory, reserved (GiB)",
+            memory.reserved_bytes / GIB if memory else None,
+            peak.reserved_bytes / GIB if peak else None,
+        ),
         _row("Training (seconds)", planned, seconds),
         _row("Tokens per second", speed, tokens / seconds if seconds else None),
     ]

@@ -28,7 +28,7 @@ th,td{padding:.5rem .9rem;text-align:left;border-top:1px solid var(--edge);verti
 tr:first-child>*{border-top:0}
 thead th{color:var(--soft);font-weight:600}
 td.number,th.number{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-.curves+.under{margin-top:.6rem}.scroll+.curves{margin-top:1rem}.bar{fill:var(--line);opacity:.75}
+.curves+.under{margin-top:.6rem}.under+.curves{margin-top:.8rem}.bar{fill:var(--line);opacity:.75}
 pre{margin:.2rem 0 0;font:.9em/1.45 ui-monospace,SFMono-Regular,Menlo,monospace;white-space:pre-wrap;overflow-wrap:anywhere}
 .prompt{color:var(--soft)}
 .answers{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,14rem),1fr));gap:.4rem 1.2rem;margin-top:.7rem;padding-top:.7rem;border-top:1px solid var(--edge)}
