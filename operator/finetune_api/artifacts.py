@@ -6,7 +6,7 @@
       checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
       adapter/ or model/…, manifest.json                                            what is served
       endpoint/endpoint.json, manifest.json                                         instead, of a model that lives at a provider
-      metrics.jsonl  evaluation.json  report.html
+      metrics.jsonl  evaluation.json  report.html  tracking/…
       manifest.json                                                                 everything above; written last of all
 
 The digest of an artifact is the sha256 of the bytes of its folder's manifest.json.
@@ -33,6 +33,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 )
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
+from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec, Optimizer, Scheduler
 
 MANIFEST = "manifest.json"
@@ -52,6 +53,8 @@ DATA_PREVIEW = "data/preview.txt"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
+TRACKING = "tracking"
+"""Folder of the files that experiment trackers read."""
 
 
 def job_folder(output_uri: str, namespace: str, job: str, uid: str) -> str:
@@ -229,6 +232,7 @@ class Resolved(ApiModel):
     """What the training was predicted to take."""
     suites: list[PreparedSuite] = Field(default_factory=list)
     """Rows of other tasks."""
+    tracking: TrackingSpec | None = None
     card: CardSpec | None = None
     """For the model card."""
     choices: list[Choice]

@@ -29,6 +29,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text for a number": ({"training": {"maxSteps": "many"}}, "spec.training.maxSteps"),
     "number in quotes": ({"training": {"learningRate": "1e-4"}}, "must be of type number"),
     "unknown choice": ({"adapter": {"type": "Lora"}}, '"Full", "LoRA", "QLoRA"'),
+    "a tracker without a name": ({"tracking": {}}, "name a tracker: tensorboard: {}, or wandb"),
+    "a tracker that is not there": ({"tracking": {"mlflow": {}}}, 'unknown field "spec.tracking.mlflow"'),
     "no base model": ({"baseModel": None}, "spec.baseModel: Required value"),
     "no rows": ({"dataset": {}}, "spec.dataset.train: Required value"),
     "no output": ({"output": None}, "spec.output: Required value"),

@@ -202,6 +202,7 @@ def _publish(
             evaluation=plan.evaluation,
             forecast=PlanStatus(choices=[], steps=plan.training.steps, **plan.forecast._asdict()),
             suites=checked.suites,
+            tracking=config.spec.tracking,
             card=config.spec.output.card,
             choices=choices.made,
             output_folder=store.uri(),

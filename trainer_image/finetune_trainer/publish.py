@@ -32,6 +32,7 @@ from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
 from finetune_trainer.samples import samples
 from finetune_trainer.suites import forgotten
+from finetune_trainer.tracking import track
 
 LIBRARIES = (
     "finetune-operator",
@@ -93,7 +94,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
     digest = commit_folder(store, folder, key, manifest)
     files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
-    files.append(store.upload(inputs.work / METRICS, METRICS))
+    files += [store.upload(inputs.work / METRICS, METRICS), *track(inputs, metrics)]
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
         files.append(entry(store, EVALUATION))

@@ -22,6 +22,7 @@ from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import OpenAIBackend, VertexBackend
 from finetune_api.v1alpha1.references import PodOptions, Resources, SecretRef
+from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 
 Seconds = Annotated[int, Field(ge=0, le=31_536_000)]
@@ -151,6 +152,8 @@ class FineTuneJobSpec(ApiModel):
     """Comparison with the base, and the gate."""
     output: OutputSpec
     """Where the artifact goes."""
+    tracking: TrackingSpec | None = None
+    """Experiment trackers the curves are written for."""
     deploy: DeploySpec | None = None
     """Serve it when the gate has passed."""
     backend: BackendSpec | None = None
@@ -175,6 +178,7 @@ FROZEN = (
     "training",
     "evaluation",
     "output",
+    "tracking",
     "backend",
     "activeDeadlineSeconds",
     "maxRetries",

@@ -1,0 +1,80 @@
+"""What experiment trackers read is read by them: every logged step once, after a second attempt too."""
+
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.artifacts import RESOLVED, Manifest, Resolved
+from finetune_api.v1alpha1.tracking import TrackingSpec
+from finetune_storage import Store, document, fetch_folder
+from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, training
+
+
+def tracked_job(bucket: str, secret: Path, tmp_path: Path) -> Store:
+    """The folder of a job of four steps that was published twice."""
+    config = prepare_job(bucket, secret.parent, {"train": colour_rows(16)}, settings=training(steps=4))
+    store = job_store(config, secret.parent)
+    tracking = TrackingSpec.model_validate({"tensorboard": {}, "wandb": {"project": "colours", "entity": "team"}})
+    resolved = Resolved.model_validate_json(store.get(RESOLVED)).model_copy(update={"tracking": tracking})
+    store.put(RESOLVED, document(resolved))
+    train_here(config, secret.parent, tmp_path / "first")
+    store.delete(["manifest.json"])
+    train_here(config, secret.parent, tmp_path / "second")
+    return store
+
+
+def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_path: Path) -> None:
+    store = tracked_job(bucket, secret, tmp_path)
+    lines = [json.loads(line) for line in store.get("metrics.jsonl").splitlines()]
+    losses = {line["step"]: pytest.approx(line["loss"], rel=1e-6) for line in lines}
+    assert len(losses) == 4
+    listed = {entry.path for entry in Manifest.model_validate_json(store.get("manifest.json")).files}
+    assert set(store.list("tracking/")) == {path for path in listed if path.startswith("tracking/")}
+    fetch_folder(store, "", tmp_path / "published", None, lambda path: path.startswith("tracking/"))
+    folder = tmp_path / "published" / "tracking"
+    assert tensorboard_losses(folder / "tensorboard") == losses
+    run, history = wandb_run(folder / "wandb")
+    assert (run.run_id, run.project, run.entity, run.display_name) == (UID, "colours", "team", "team-a/tiny")
+    assert history == losses
+
+
+def tensorboard_losses(folder: Path) -> dict[int, float]:
+    """As TensorBoard's own reader finds them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    assert {"loss", "learningRate", "gradNorm"} <= set(events.Tags()["scalars"])
+    return {event.step: event.value for event in events.Scalars("loss")}
+
+
+def wandb_run(folder: Path) -> tuple[Any, dict[int, float]]:
+    """The run and its losses by step, as ``wandb sync`` would send them."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    [file] = folder.rglob("*.wandb")
+    run, history = None, {}
+    for data in records(file.read_bytes()):
+        record = Record.FromString(data)
+        if record.WhichOneof("record_type") == "run":
+            run = record.run
+        for item in record.history.item:
+            if "loss" in (item.key, *item.nested_key):
+                history[record.history.step.num] = json.loads(item.value_json)
+    return run, history
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Of a log of one block in LevelDB's format: checksum, length, kind, and so many bytes each."""
+    assert data.startswith(b":W&B")
+    assert len(data) < 32_768
+    at = 7
+    while at < len(data):
+        _, length, kind = struct.unpack_from("<IHB", data, at)
+        assert kind == 1, "whole"
+        yield data[at + 7 : at + 7 + length]
+        at += 7 + length
