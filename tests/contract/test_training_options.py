@@ -31,11 +31,11 @@ def artifact(config: JobConfig, secret: Path, folder: Path) -> dict[str, Any]:
 
 
 def trained(bucket: str, secret: Path, work: Path, **changes: Any) -> JobConfig:
-    adapter = changes.pop("adapter", None)
+    adapter, rows = changes.pop("adapter", None), changes.pop("rows", ROWS)
     settings = training(
         **{"steps": STEPS, "checkpoint_every_steps": 5, "learning_rate": 1e-3, "warmup_ratio": 0.2} | changes
     )
-    config = prepare_job(bucket, secret.parent, ROWS, name=work.name, settings=settings, adapter=adapter)
+    config = prepare_job(bucket, secret.parent, rows, name=work.name, settings=settings, adapter=adapter)
     train_here(config, secret.parent, work)
     return config
 
@@ -73,6 +73,20 @@ def test_another_course_that_an_interruption_does_not_change(
     after = artifact(whole, secret, tmp_path / "after")
     assert all(before[name].equal(after[name]) for name in before)
     assert before.keys() == after.keys()
+
+
+def test_smoothed_labels_of_micro_batches_are_those_of_the_whole_batch(
+    bucket: str, secret: Path, tmp_path: Path
+) -> None:
+    """A mean per micro batch would weigh long answers less than short ones."""
+    rows = {"train": [row | {"completion": row["completion"] * (1 + i % 4)} for i, row in enumerate(colour_rows(8))]}
+    first = []
+    for size in (4, 1):
+        options = {"steps": 1, "label_smoothing": 0.2, "micro_batch_size": size, "adapter": FULL, "rows": rows}
+        config = trained(bucket, secret, tmp_path / f"by-{size}", **options)
+        [line] = lines(config, secret)
+        first.append((line["loss"], line["gradNorm"]))
+    assert first[0] == pytest.approx(first[1], rel=1e-4)
 
 
 def test_frozen_layers_and_embeddings_keep_their_weights(bucket: str, secret: Path, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         held_out_rows=summary.rows if summary else 0,
         passes=metrics[-1].get("epoch", 0.0) if metrics else 0.0,
         learning_rate=training.learning_rate,
-        comparable=inputs.resolved.method in ("sft", "cpt"),
+        comparable=inputs.resolved.method in ("sft", "cpt") and not training.label_smoothing,
         base_loss=base.get("Loss"),
         tuned_loss=summary.tuned.get("Loss") if summary else None,
         forgotten=forgotten(outcome.evaluation, inputs.resolved.suites),

@@ -124,7 +124,6 @@ def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work
         "adam_beta2": training.adam_beta2,
         "max_grad_norm": training.max_grad_norm,
         "neftune_noise_alpha": training.neftune_alpha or None,
-        "label_smoothing_factor": training.label_smoothing,
         "gradient_checkpointing": training.gradient_checkpointing,
         "seed": training.seed,
         "data_seed": training.seed,
