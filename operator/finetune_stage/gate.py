@@ -29,6 +29,7 @@ class Exams(NamedTuple):
     majority: list[bool] | None = None
     """Whether the most frequent training answer would be right."""
     suites: Mapping[str, SuiteScores] = {}
+    previous: list[RowScore] | None = None
 
 
 def decide(rules: list[GateRule], exams: Exams, seed: int) -> list[GateResult]:
@@ -49,6 +50,7 @@ def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
         *_ratio(rule, value, exams.base),
         *_beats(rule, exams, seed),
         *_gain(rule, exams, seed),
+        *_beside_previous(rule, exams, seed),
     ]
     return GateResult(
         metric=rule.metric,
@@ -122,6 +124,17 @@ def _gain(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
         yield gain.low >= wanted, f"better than the base by at least {wanted:g}: {gain.value:+.4g}, {_between(gain)}"
     if drop is not None:
         yield gain.low >= -drop, f"worse than the base by at most {drop:g}: {gain.value:+.4g}, {_between(gain)}"
+
+
+def _beside_previous(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
+    drop = rule.max_drop_versus_previous
+    if drop is None:
+        return
+    if exams.previous is None:
+        yield False, "beside the previous adapter, which was not evaluated"
+        return
+    gain = improvement(rule.metric, exams.tuned, exams.previous, seed)
+    yield gain.low >= -drop, f"worse than the previous by at most {drop:g}: {gain.value:+.4g}, {_between(gain)}"
 
 
 def improvement(metric: Metric, tuned: list[RowScore], other: list[RowScore], seed: int) -> Interval:

@@ -78,6 +78,8 @@ class EvaluationFile(ApiModel):
     """The base on the held-out rows; none with compareWithBase: false."""
     tuned: list[RowScore]
     """The tuned model on the same rows, in the same order."""
+    previous: list[RowScore] | None = None
+    """The previous adapter on the same rows."""
     majority: list[bool] | None = None
     """Whether the most frequent training answer is right, on the same rows; none where rows have no answers."""
     suites: dict[str, SuiteScores] | None = None

@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a gate that asks for nothing": (
         {"evaluation": {"gate": [{"metric": "Loss"}]}},
-        "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase or beats",
+        "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase, maxDropVersusPrevious or beats",
     ),
     "a loss that beats a majority": (
         {"evaluation": {"gate": [{"metric": "Loss", "beats": ["MajorityClass"]}]}},
@@ -159,6 +159,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a suite with labels": (
         {"evaluation": {**CLASSES, "gate": [{"metric": "Accuracy", "suite": "general", "min": 1}]}},
         "a suite is measured by Loss, Perplexity",
+    ),
+    "a gate beside a previous adapter nobody named": (
+        {"evaluation": {"gate": [{"metric": "Loss", "maxDropVersusPrevious": 0.1}]}},
+        "maxDropVersusPrevious needs evaluation.previous",
     ),
     "topP of greedy answers": (
         {"evaluation": {"generation": {"topP": 0.9}}},

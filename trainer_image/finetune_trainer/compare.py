@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.v1alpha1.evaluation import GenerationSpec
@@ -64,6 +64,13 @@ def base_scores(
     return scores
 
 
+class Others(NamedTuple):
+    """What is compared beside base and tuned model on the held-out rows."""
+
+    suites: dict[str, SuiteScores]
+    previous: list[RowScore] | None = None
+
+
 def compare(
     model: Any,
     exam: Exam | None,
@@ -71,13 +78,13 @@ def compare(
     inputs: Inputs,
     numerics: Numerics,
     score: Score,
-    suites: dict[str, SuiteScores],
+    others: Others,
 ) -> EvaluationFile | None:
     """Score the tuned model and decide; None where there is nothing to evaluate and nothing to decide."""
     rules = inputs.resolved.evaluation.gate or []
     seed = inputs.resolved.training.seed
     if exam is None:
-        return _without_rows(inputs, suites)
+        return _without_rows(inputs, others.suites)
     print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
     tuned = score(model, exam, numerics)
     majority = _majority(inputs, exam)
@@ -88,8 +95,9 @@ def compare(
         base=figures(base, metrics) if base is not None else None,
         tuned=figures(tuned, metrics),
         majority_class=share(majority) if majority is not None else None,
-        suites=statuses(suites, inputs.resolved.suites),
-        gate=decide(rules, Exams(tuned, base, majority, suites), seed) if rules else None,
+        previous=figures(others.previous, metrics) if others.previous is not None else None,
+        suites=statuses(others.suites, inputs.resolved.suites),
+        gate=decide(rules, Exams(tuned, base, majority, *others), seed) if rules else None,
     )
     return EvaluationFile(
         summary=summary,
@@ -98,7 +106,8 @@ def compare(
         tuned=tuned,
         majority=majority,
         confusion=confusion(tuned),
-        suites=suites or None,
+        suites=others.suites or None,
+        previous=others.previous,
     )
 
 

@@ -26,11 +26,17 @@ from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
-from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import (
+    DatasetStatus,
+    PlanStatus,
+    ResolvedBaseModel,
+    TrainerMetric,
+    TrainerStatus,
+)
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
-from finetune_trainer import base_model, delegation
+from finetune_trainer import base_model, delegation, previous
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
@@ -75,6 +81,7 @@ def run(config: JobConfig, places: Places) -> Outcome:
             kept = delegation.in_place(config, data, sources)
             return delegation.publish(config, data, choices, store, places, kept)
         tokenizer = _tokenizer(config, places, data)
+        config = _with_previous(config, base.pinned, places)
         suites = prepare_suites(config.spec.evaluation or EvaluationSpec(), places, tokenizer)
         checked = Checked(
             base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites
@@ -89,6 +96,15 @@ def _wanted(config: JobConfig) -> Wanted:
 
 def _labels(config: JobConfig) -> frozenset[str]:
     return frozenset((config.spec.evaluation.labels if config.spec.evaluation else None) or ())
+
+
+def _with_previous(config: JobConfig, base: ResolvedBaseModel, places: Places) -> JobConfig:
+    """The previous adapter checked, and pinned by its digest."""
+    stated = config.spec.evaluation
+    if stated is None or stated.previous is None:
+        return config
+    evaluation = stated.model_copy(update={"previous": previous.pinned(stated.previous, base, places)})
+    return config.model_copy(update={"spec": config.spec.model_copy(update={"evaluation": evaluation})})
 
 
 class Reading(NamedTuple):

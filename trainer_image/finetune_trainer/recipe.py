@@ -46,7 +46,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import adapter, compare, encode, methods, model, rewards, suites, train
+    from finetune_trainer import adapter, compare, encode, methods, model, previous, rewards, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -64,6 +64,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
     asked = suites.exams(inputs, base.tokenizer, base.model.generation_config.eos_token_id) if writes else {}
     base_suites = suites.base_scores(base.model, asked, inputs, numerics)
+    before = previous.scores(base.model, inputs, lambda it: method.score(it, exam, numerics)) if exam else None
 
     task = "CAUSAL_LM" if writes else "SEQ_CLS"
     tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, task, base.fresh)
@@ -75,8 +76,8 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
             companions = train.Companions(progress, checkpoints, interruption)
             course = train.train(trainer, companions, resolved)
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
-        found = suites.tuned_scores(tuned, asked, base_suites, numerics)
-        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score, found)
+        others = compare.Others(suites.tuned_scores(tuned, asked, base_suites, numerics), before)
+        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score, others)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
     return trained

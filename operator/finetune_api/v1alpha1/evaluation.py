@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, ShortText, Uri, cel, exactly_one
+from finetune_api.model import ApiModel, Digest, ShortText, Uri, cel, exactly_one
 from finetune_api.v1alpha1.references import SecretRef
 from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 
@@ -68,6 +68,23 @@ class EvaluationSuite(ApiModel):
     """Rows to use, the first ones; left out, all."""
 
 
+class PreviousAdapter(ApiModel):
+    """The adapter that serves today, an artifact of this operator; what comes out is compared with it too."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            ("self.uri.matches('^s3://[^/]+/.+')", "uri is s3://bucket/folder, the folder of an adapter")
+        )
+    )
+
+    uri: Uri
+    """Its folder, as in status.artifact.uri of the job that made it."""
+    digest: Digest | None = None
+    """Expected sha256 of the folder's manifest.json; verified."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read it."""
+
+
 class GenerationSpec(ApiModel):
     """How base and tuned model write the answers that are measured."""
 
@@ -98,12 +115,16 @@ class GateRule(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.maxDropVersusBase), has(self.beats)].exists(x, x)",
-                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase or beats",
+                "[has(self.min), has(self.max), has(self.maxRatioToBase), has(self.minDeltaVersusBase), has(self.maxDropVersusBase), has(self.maxDropVersusPrevious), has(self.beats)].exists(x, x)",
+                "say what the metric must reach: min, max, maxRatioToBase, minDeltaVersusBase, maxDropVersusBase, maxDropVersusPrevious or beats",
             ),
             (
                 "!has(self.suite) || self.metric in ['Loss', 'Perplexity', 'ExactMatch', 'TokenF1', 'Bleu', 'Chrf', 'Rouge1', 'Rouge2', 'RougeL']",
                 "a suite is measured by Loss, Perplexity, ExactMatch, TokenF1, Bleu, Chrf, Rouge1, Rouge2 and RougeL",
+            ),
+            (
+                "!has(self.suite) || !has(self.maxDropVersusPrevious)",
+                "the previous adapter is compared on the held-out rows, not on a suite",
             ),
             (
                 "!has(self.suite) || !has(self.beats) || !self.beats.exists(b, b == 'MajorityClass')",
@@ -114,7 +135,7 @@ class GateRule(ApiModel):
                 "beats MajorityClass is for ExactMatch and Accuracy",
             ),
             (
-                "!self.metric.startsWith('Latency') || !(has(self.min) || has(self.maxRatioToBase) || has(self.minDeltaVersusBase) || has(self.maxDropVersusBase) || has(self.beats))",
+                "!self.metric.startsWith('Latency') || !(has(self.min) || has(self.maxRatioToBase) || has(self.minDeltaVersusBase) || has(self.maxDropVersusBase) || has(self.maxDropVersusPrevious) || has(self.beats))",
                 "a latency is another in every run: a gate on it takes max only",
             ),
         )
@@ -135,6 +156,8 @@ class GateRule(ApiModel):
     Perplexity the improvement is base - tuned, of every other metric tuned - base."""
     max_drop_versus_base: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
     """Not worse than the base by more than this beyond chance: the lower bound of the same interval must be at least minus this."""
+    max_drop_versus_previous: Annotated[float, Field(ge=0, le=1_000_000)] | None = None
+    """The same beside evaluation.previous."""
     beats: Annotated[list[Baseline], Field(min_length=1, max_length=2)] | None = None
     """The lower bound of the 95 % paired bootstrap interval of (tuned - baseline) must be above zero."""
 
@@ -164,6 +187,10 @@ class EvaluationSpec(ApiModel):
             (
                 "!has(self.gate) || self.gate.all(g, !has(g.suite) || (has(self.suites) && self.suites.exists(s, s.name == g.suite)))",
                 "a gate rule's suite is the name of one of evaluation.suites",
+            ),
+            (
+                "has(self.previous) || !has(self.gate) || !self.gate.exists(g, has(g.maxDropVersusPrevious))",
+                "maxDropVersusPrevious needs evaluation.previous: the adapter to compare with",
             ),
             (
                 "!has(self.suites) || self.suites.all(s, self.suites.exists_one(t, t.name == s.name))",
@@ -196,6 +223,8 @@ class EvaluationSpec(ApiModel):
     samples: Annotated[int, Field(ge=0, le=20)] | None = None
     """Held-out prompts that report.html shows with the answers of base and tuned model; a row in which something looks like a secret
     or like personal data is left out. Left out, 5 where answers are written."""
+    previous: PreviousAdapter | None = None
+    """An adapter of the same base, evaluated on the same held-out rows."""
     suites: Annotated[list[EvaluationSuite], Field(min_length=1, max_length=4)] | None = None
     """Rows of other tasks, to see what is forgotten. What they share with the training rows is counted in the data report."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None

@@ -217,6 +217,8 @@ class EvaluationStatus(ApiModel):
     """The base's figures."""
     tuned: Metrics
     """The tuned model's figures."""
+    previous: Metrics | None = None
+    """Those of the previous adapter."""
     majority_class: Annotated[float, Field(ge=0, le=1)] | None = None
     """Accuracy of always answering the most frequent training label."""
     suites: Annotated[list[SuiteStatus], Field(max_length=4)] | None = None

@@ -132,10 +132,12 @@ def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
 def suites_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Rows of other tasks are gone on with, or answered; a head scores them."""
     method = method_of(spec)
-    if spec.evaluation is None or not spec.evaluation.suites or method not in SCORERS:
+    stated = spec.evaluation.wire() if spec.evaluation and method in SCORERS else {}
+    found = next((name for name in ("suites", "previous") if name in stated), None)
+    if found is None:
         return None
     return unsupported(
-        f"evaluation.suites are for models that write text, and method {method} makes one that scores it; leave them out."
+        f"evaluation.{found} is for models that write text, and method {method} makes one that scores it; leave it out."
     )
 
 
