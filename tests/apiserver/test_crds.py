@@ -163,6 +163,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "adapter": {"type": "LoRA", "rank": 4},
     "training": {"maxSteps": 7},
     "evaluation": {"metrics": ["Loss"]},
+    "tracking": {"tensorboard": {}},
     "output": {"uri": "s3://models/team-b"},
     "backend": {"vertex": BACKENDS["vertex"]},
     "activeDeadlineSeconds": {"": 60},
