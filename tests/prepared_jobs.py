@@ -203,7 +203,9 @@ def train_here(config: JobConfig, secrets_dir: Path, work: Path, divisor: int = 
     """The train stage in this process."""
     from finetune_trainer import recipe
 
-    return recipe.run(config, Places(secrets_dir=secrets_dir, work_dir=work), 1, divisor)
+    trained = recipe.run(config, Places(secrets_dir=secrets_dir, work_dir=work), 1, divisor)
+    assert trained is not None, "this is the only process"
+    return trained
 
 
 def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> ForkedStage:

@@ -36,10 +36,12 @@ class ForkedStage:
     Loading them takes longer than the trainings of most tests.
     """
 
-    def __init__(self, config: JobConfig, secrets_dir: Path, work: Path) -> None:
+    def __init__(
+        self, config: JobConfig, secrets_dir: Path, work: Path, environment: dict[str, str] | None = None
+    ) -> None:
         arguments = _arguments("train", config, secrets_dir, work)
         reader, writer = _forking().Pipe(duplex=False)
-        self._process = _forking().Process(target=_run, args=("finetune_trainer", arguments, writer))
+        self._process = _forking().Process(target=_run, args=("finetune_trainer", arguments, writer, environment or {}))
         self._process.start()
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()), "r")
@@ -79,7 +81,8 @@ def _forking() -> ForkServerContext:
     return context
 
 
-def _run(program: str, arguments: list[str], output: Connection) -> None:
+def _run(program: str, arguments: list[str], output: Connection, environment: dict[str, str]) -> None:
+    os.environ |= environment
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()
@@ -88,7 +91,7 @@ def _run(program: str, arguments: list[str], output: Connection) -> None:
 
 
 def _arguments(stage: str, config: JobConfig, secrets_dir: Path, work: Path) -> list[str]:
-    work.mkdir(parents=True)
+    work.mkdir(parents=True, exist_ok=True)
     (work / "job.json").write_bytes(document(config))
     places = {
         "config": work / "job.json",

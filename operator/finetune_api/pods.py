@@ -34,6 +34,10 @@ SOURCES_DIR = "/var/run/finetune/sources"
 WORK_DIR = "/work"
 """Writable scratch space (emptyDir)."""
 TERMINATION_LOG = "/dev/termination-log"
+NODE_ENV = "JOB_COMPLETION_INDEX"
+"""Set by Kubernetes in the pods of an Indexed Job: which of several nodes this is, from 0."""
+RENDEZVOUS_PORT = 29500
+"""Of the first pod of several, on which the others find it."""
 MAX_SUMMARY_BYTES = 3072
 SECRET_WAIT_SECONDS = 45
 """How long a program waits for the keys of an optional Secret volume before it exits SecretNotFound."""

@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "stagingUri is gs://bucket or gs://bucket/folder",
     ),
     "no backend": ({"backend": {}}, "set exactly one of: kubernetes, vertex, openai"),
-    "several GPUs": ({"backend": {"kubernetes": {"gpus": 2}}}, "spec.backend.kubernetes.gpus"),
+    "more GPUs than a node has": ({"backend": {"kubernetes": {"gpus": 17}}}, "spec.backend.kubernetes.gpus"),
     "not a quantity": ({"backend": {"kubernetes": {"resources": {"memory": "16GB"}}}}, "resources.memory"),
     "a deployment name that is no label": ({"deploy": {"name": "Support Bot"}}, "spec.deploy.name"),
     "too much text": (base(uri="hf://" + "x" * 1100), "spec.baseModel.uri: Too long"),

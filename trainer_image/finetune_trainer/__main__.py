@@ -7,10 +7,13 @@ import argparse
 import logging
 import os
 import sys
+from dataclasses import replace
 
-from finetune_api.pods import JobConfig, Stage, Summary
+from finetune_api.pods import NODE_ENV, JobConfig, Stage, Summary
 from finetune_stage.outcome import Places
 from finetune_stage.program import add_arguments, places_of, run_stage
+from finetune_trainer.launcher import Crew, launch
+from finetune_trainer.world import world_of
 
 STAGES: dict[str, Stage] = {"prepare": "Prepare", "train": "Train", "collect": "Collect"}
 
@@ -21,7 +24,16 @@ def main(arguments: list[str]) -> int:
     places, stage = places_of(options), STAGES[options.stage]
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
+    world, work_dir = world_of(), places.work_dir
+    crew = Crew(options.nodes, options.processes, options.first_node, int(os.environ.get(NODE_ENV, "0")))
+    if world.size > 1:  # one of several, started by the launcher
+        own = work_dir / str(world.rank)
+        own.mkdir(parents=True, exist_ok=True)
+        places = replace(places, work_dir=own, termination_log=work_dir / "ends" / str(world.rank))
+
     def work(config: JobConfig) -> Summary:
+        if crew.size > 1 and world.size == 1:
+            return launch(crew, arguments, work_dir)
         return _run(stage, config, places, options)
 
     return run_stage(stage, places, work, f"stage {stage} was stopped by SIGTERM; the next attempt does it again")
@@ -50,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--micro-batch-divisor", type=int, default=1, help="divide the micro batch, after out of memory"
     )
+    parser.add_argument("--nodes", type=int, default=1, help="pods of this training (default: %(default)s)")
+    parser.add_argument(
+        "--processes", type=int, default=1, help="processes in each, one per GPU (default: %(default)s)"
+    )
+    parser.add_argument("--first-node", default="127.0.0.1", help="host name of the first pod (default: %(default)s)")
     return parser
 
 

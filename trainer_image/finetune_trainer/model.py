@@ -25,6 +25,7 @@ from finetune_trainer.head import Head, fit_padding, head_of
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
+from finetune_trainer.world import World
 
 DEFAULT_INITIALIZER_RANGE = 0.02
 QUANTISED = ("QLoRA", "QDoRA")
@@ -41,7 +42,7 @@ class Base(NamedTuple):
     """Names of the modules that are random, as a new head: they learn and are stored with any adapter."""
 
 
-def load_base(inputs: Inputs, numerics: Numerics) -> Base:
+def load_base(inputs: Inputs, numerics: Numerics, world: World) -> Base:
     """The base model: fetched, or made from random weights."""
     disable_progress_bar()
     resolved = inputs.resolved
@@ -51,7 +52,10 @@ def load_base(inputs: Inputs, numerics: Numerics) -> Base:
         return Base(model.to(numerics.device), tokenizer, torch.float32)
     ref = resolved.base_model
     places = inputs.places
-    folder = fetch_model(ref, inputs.work / "base", places.secret(ref.secret_ref), secret_wait=places.secret_wait)
+    folder = world.shared(inputs.work) / "base"
+    if world.leads_its_node:
+        fetch_model(ref, folder, places.secret(ref.secret_ref), secret_wait=places.secret_wait)
+    world.wait()
     tokenizer = load_tokenizer(folder, str(ref.uri))
     with naming(str(ref.uri)):
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32

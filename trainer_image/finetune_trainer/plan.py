@@ -121,7 +121,8 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
     else:
         _check_batch(stated.batch_size, sequences)
         usual, why = min(16, sequences), f"of {sequences} training sequences"
-    batch = choices.take("training.batchSize", stated.batch_size, usual, why)
+    batch = choices.take("training.batchSize", stated.batch_size, _shared(usual, seen.processes), why)
+    _check_shares(batch, sequences, seen.processes)
     per_epoch = sampling.steps_per_epoch(sequences, batch, sampled) if sampled else ceil(sequences / batch)
     if stated.max_steps is not None:
         return Extent(packing, max_length, batch, None, stated.max_steps, sequences)
@@ -148,6 +149,26 @@ def _check_batch(stated: int | None, sequences: int) -> None:
             Reason.CONFIG_INVALID,
             f"training.batchSize is {stated}, but there are only {sequences} training sequences to fill it; "
             f"state at most {sequences}, leave it out, or add rows",
+        )
+
+
+def _shared(usual: int, processes: int) -> int:
+    """The batch nearest below that all processes can share; one row each at least."""
+    return processes * max(1, usual // processes)
+
+
+def _check_shares(batch: int, sequences: int, processes: int) -> None:
+    if processes > sequences:
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"backend.kubernetes gpus x nodes are {processes} processes, and there are only {sequences} training sequences: "
+            "take fewer, or add rows",
+        )
+    if batch % processes:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"training.batchSize is {batch}, but backend.kubernetes gpus x nodes are {processes} processes, which take equal shares; "
+            f"state a multiple of {processes}",
         )
 
 

@@ -17,6 +17,7 @@ from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import choose_numerics, naming_memory, pin_threads
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Outcome, publish
+from finetune_trainer.world import world_of
 
 QUIET = {
     "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",  # our own thread speaks that contract, and never slows a step
@@ -27,8 +28,8 @@ QUIET = {
 }
 
 
-def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: int) -> Trained:
-    """Carry the train stage out, or what an earlier attempt left of it; its outcome."""
+def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: int) -> Trained | None:
+    """Carry the train stage out, or what an earlier attempt left of it; its outcome, and of several processes only the first's."""
     with Interruption() as interruption:
         store = open_output(config, places)
         if (earlier := published(store)) is not None:
@@ -42,7 +43,7 @@ def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: in
             return _learn(config, inputs, micro_batch_divisor, interruption)
 
 
-def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interruption) -> Trained:
+def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interruption) -> Trained | None:
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
@@ -52,32 +53,33 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     resolved, training = inputs.resolved, inputs.resolved.training
     disable_progress_bars()
     method = methods.load(resolved.method)
-    numerics = choose_numerics(training.precision)
-    base = model.load_base(inputs, numerics)
+    numerics, world = choose_numerics(training.precision), world_of()
+    world.join(numerics.device)
+    base = model.load_base(inputs, numerics, world)
     encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
-    rows = [row.fields for row in inputs.splits["train"]]
-    dataset = method.dataset(encoder, rows, resolved)
+    dataset = method.dataset(encoder, rows := [row.fields for row in inputs.splits["train"]], resolved)
     writes = base.model.can_generate()  # a head scores texts, and answers nothing
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
     judge = rewards.judge(resolved.method_settings)
-    exam = compare.make_exam(inputs, encoder, stops, judge)
-    base_scores = compare.base_scores(base.model, exam, inputs, numerics, method.score)
-    asked = suites.exams(inputs, base.tokenizer, base.model.generation_config.eos_token_id) if writes else {}
+    exam = compare.make_exam(inputs, encoder, stops, judge) if world.is_first else None
+    before = compare.base_scores(base.model, exam, inputs, numerics, method.score)
+    asked = suites.exams(inputs, base) if writes and world.is_first else {}
     base_suites = suites.base_scores(base.model, asked, inputs, numerics)
-    before = previous.scores(base.model, inputs, lambda it: method.score(it, exam, numerics)) if exam else None
-
-    task = "CAUSAL_LM" if writes else "SEQ_CLS"
-    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, task, base.fresh)
-    with Reporter(destination(os.environ)) as reporter:
+    earlier = previous.scores(base.model, inputs, lambda it: method.score(it, exam, numerics)) if exam else None
+    world.wait()  # for the first one's evaluation of the base
+    kind = "CAUSAL_LM" if writes else "SEQ_CLS"
+    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, kind, base.fresh)
+    with Reporter(destination(os.environ) if world.is_first else None) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
-        arguments = train.arguments(training, numerics, divisor, inputs.work)
+        arguments = train.arguments(training, numerics, divisor, inputs.work, world)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
-            companions = train.Companions(progress, checkpoints, interruption)
-            course = train.train(trainer, companions, resolved)
+            course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world), resolved)
+        if not world.leave():
+            return None
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
-        others = compare.Others(suites.tuned_scores(tuned, asked, base_suites, numerics), before)
-        evaluation = compare.compare(tuned, exam, base_scores, inputs, numerics, method.score, others)
+        others = compare.Others(suites.tuned_scores(tuned, asked, base_suites, numerics), earlier)
+        evaluation = compare.compare(tuned, exam, before, inputs, numerics, method.score, others)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
-    return trained
+        return trained

@@ -38,6 +38,12 @@ class Situation(NamedTuple):
         return method_of(self.spec)
 
     @property
+    def processes(self) -> int:
+        """Of the training, which share every batch."""
+        kubernetes = self.spec.backend.kubernetes if self.spec.backend else None
+        return kubernetes.processes if kubernetes else 1
+
+    @property
     def held_out(self) -> Lengths | None:
         """The split the evaluation uses: test, else validation."""
         return self.lengths.get("test") or self.lengths.get("validation")
@@ -91,24 +97,26 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
     efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
     gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
-    usual = _micro_batch(extent.batch_size, extent.max_length * USUAL[seen.method].sides)
+    share = max(1, extent.batch_size // seen.processes)
+    usual = _micro_batch(share, extent.max_length * USUAL[seen.method].sides)
     thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
     prefix = adapter.type == "Prefix"
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
     by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
-    if gpu is None or seen.base.shape is None or not _is_counted(seen.method, stated, adapter):
+    is_spread = seen.processes > 1 and adapter.type == "Full"  # memory of which was not measured
+    if gpu is None or seen.base.shape is None or is_spread or not _is_counted(seen.method, stated, adapter):
         return by_rule, Forecast(efficiency)
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
     moments: Literal["AdamW", "AdamW8bit"] = "AdamW8bit" if stated.optimizer == "AdamW8bit" else "AdamW"
     load = Load(
         adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout, optimizer=moments
     )
-    asked = fitting.Asked(load, extent.batch_size, stated.micro_batch_size, stated.gradient_checkpointing)
+    asked = fitting.Asked(load, share, stated.micro_batch_size, stated.gradient_checkpointing)
     found = fitting.fit(seen.base.shape, gpu, asked)
     if found is None:
         return by_rule, Forecast(efficiency)
     load = replace(load, rows=found.micro_batch, recompute=found.recompute)
-    trained = round(extent.steps * extent.batch_size * tokens / max(1, extent.sequences))
+    trained = round(extent.steps * share * tokens / max(1, extent.sequences))
     forecast = Forecast(
         efficiency,
         fitting.shown(gpu, found.memory),

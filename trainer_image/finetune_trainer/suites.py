@@ -29,9 +29,10 @@ class Loss(NamedTuple):
     rows: int
 
 
-def exams(inputs: Inputs, tokenizer: Any, generation_eos: Any) -> dict[str, Exam]:
-    """What is asked, by the name of the suite."""
-    return {suite.name: _exam(inputs, suite, tokenizer, generation_eos) for suite in inputs.resolved.suites}
+def exams(inputs: Inputs, base: Any) -> dict[str, Exam]:
+    """What is asked, by the name of the suite; ``base`` has model and tokenizer."""
+    ends = base.model.generation_config.eos_token_id
+    return {suite.name: _exam(inputs, suite, base.tokenizer, ends) for suite in inputs.resolved.suites}
 
 
 def _exam(inputs: Inputs, suite: PreparedSuite, tokenizer: Any, generation_eos: Any) -> Exam:

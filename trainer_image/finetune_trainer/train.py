@@ -23,6 +23,7 @@ from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.methods.lesson import non_finite
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
+from finetune_trainer.world import World
 
 LOG_LINES = 100
 """Lines of metrics.jsonl a run of any length writes, about."""
@@ -55,11 +56,28 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Companions:
-    """Who is told of the steps, keeps the checkpoints, and may ask to stop."""
+    """Who is told of the steps, keeps the checkpoints, may ask to stop, and learns too."""
 
     progress: Progress
     checkpoints: Checkpoints
     interruption: Interruption
+    world: World
+
+    def is_stop_wanted(self) -> bool:
+        """By any of the processes: all of them stop before the same micro-batch."""
+        self.interruption.requested = self.world.any(self.interruption.requested)
+        return self.interruption.requested
+
+    def fetch_newest(self, folder: Path) -> int | None:
+        """The checkpoint to go on from, which the first process chooses; its step, or None."""
+        world = self.world
+        step: int | None = world.from_first(self.checkpoints.fetch_newest(folder) if world.is_first else None)
+        if step is not None:
+            if not world.is_first:
+                self.checkpoints.fetch(step, folder)
+            world.check_checkpoint(folder)
+            self.progress.resume(step)
+        return step
 
 
 def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
@@ -67,7 +85,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     settings = trainer.args
     steps = _Steps(companions)
     trainer.add_callback(steps)
-    trainer.is_stop_wanted = lambda: companions.interruption.requested
+    trainer.is_stop_wanted, trainer.world = companions.is_stop_wanted, companions.world
     trainer.remove_callback(PrinterCallback)  # Progress prints
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
@@ -75,9 +93,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     if resolved.adapter.type == "LoraPlus":
         trainer.optimizer = lora_plus(trainer, resolved.adapter.learning_rate_ratio)
     resumed = Path(settings.output_dir) / "resumed"
-    step = companions.checkpoints.fetch_newest(resumed)
-    if step is not None:
-        companions.progress.resume(step)
+    step = companions.fetch_newest(resumed)
     if step == settings.max_steps:  # only the evaluation or the publishing is left
         trainer._load_from_checkpoint(str(resumed))
         return _course(TrainerState.load_from_json(str(resumed / STATE_FILE)))
@@ -107,9 +123,9 @@ def _plain_inputs(trainer: Any) -> AbstractContextManager[None]:
     return plain
 
 
-def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work: Path) -> dict[str, Any]:
+def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work: Path, world: World) -> dict[str, Any]:
     """Settings for every method's trainer; a divisor makes the micro batch smaller and the accumulation longer."""
-    batch = split_batch(training.batch_size, training.micro_batch_size, divisor)
+    batch = split_batch(training.batch_size // world.size, training.micro_batch_size, divisor)
     return {
         "output_dir": str(work / "run"),
         "max_steps": training.steps,
@@ -138,6 +154,7 @@ def arguments(training: ResolvedTraining, numerics: Numerics, divisor: int, work
         "logging_nan_inf_filter": False,
         "include_num_input_tokens_seen": "non_padding",
         "dataloader_pin_memory": numerics.device == "cuda",
+        "ddp_find_unused_parameters": False,
         "report_to": "none",
         "disable_tqdm": True,
     }
@@ -175,6 +192,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # the base's evaluation took memory of its own
             torch.cuda.reset_peak_memory_stats()
+        if not self._to.world.is_first:  # each drops out other units; a checkpoint brings its own random numbers
+            torch.manual_seed(args.seed + self._to.world.rank)
         self._to.progress.begin(state.global_step, state.num_input_tokens_seen)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -198,7 +217,10 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        self._to.checkpoints.commit(folder, state.global_step, self._to.progress.metrics())
+        if self._to.world.is_first:
+            self._to.checkpoints.commit(folder, state.global_step, self._to.progress.metrics())
+        else:
+            shutil.rmtree(folder)
         self._unsaved = None
 
 

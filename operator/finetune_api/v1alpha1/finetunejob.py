@@ -64,8 +64,10 @@ class KubernetesBackend(ApiModel):
         )
     )
 
-    gpus: Annotated[int, Field(ge=0, le=1)] | None = None
-    """GPUs (nvidia.com/gpu) of the train pod, 0 or 1; left out, 0."""
+    gpus: Annotated[int, Field(ge=0, le=16)] | None = None
+    """GPUs (nvidia.com/gpu) of each train pod, and training processes in it; left out, 0: one process on the CPU."""
+    nodes: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Train pods, each with so many GPUs; left out, 1. training.batchSize is over all of them."""
     gpu_model: GpuModel | None = None
     """Which GPU the pod will get: memory is planned for it, and a job that cannot fit is refused before it takes one."""
     gpu_memory: Quantity | None = None
@@ -78,6 +80,11 @@ class KubernetesBackend(ApiModel):
     """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
     pod: PodOptions | None = None
     """Where the pods run."""
+
+    @property
+    def processes(self) -> int:
+        """Of a training: one per GPU, and at least one per pod."""
+        return (self.nodes or 1) * max(1, self.gpus or 0)
 
 
 class BackendSpec(ApiModel):

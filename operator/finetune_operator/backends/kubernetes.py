@@ -2,10 +2,10 @@
 
 from finetune_api.pods import JobConfig
 from finetune_operator.cache import Manifest
-from finetune_operator.manifests.training import Attempt, attempt_job
+from finetune_operator.manifests.training import Attempt, attempt_objects
 from finetune_operator.settings import Settings
 
 
 def objects(config: JobConfig, attempt: Attempt, settings: Settings) -> list[Manifest]:
-    """One Job."""
-    return [attempt_job(config, attempt, settings)]
+    """One Job; for several nodes also a Service."""
+    return attempt_objects(config, attempt, settings)

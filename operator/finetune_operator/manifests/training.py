@@ -17,12 +17,12 @@ CONTAINER = "trainer"
 GRACE_SECONDS = 120
 """From SIGTERM to SIGKILL: a step, a checkpoint and its upload."""
 GPU = "nvidia.com/gpu"
+JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
+"""Given to its pods by the Job controller."""
 
 SMALL: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
 """Prepare and collect: no CPU limit, so that an idle node's cores are used; memory for the tokenizer and the rows' index."""
 TRAIN_CPU: Manifest = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
-TRAIN_GPU: Manifest = {"requests": {"cpu": "4", "memory": "16Gi"}, "limits": {"memory": "64Gi"}}
-"""Weights pass through the host's memory on their way to the GPU."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +76,57 @@ def config_map(config: JobConfig, settings: Settings) -> Manifest:
     }
 
 
+def attempt_objects(config: JobConfig, attempt: Attempt, settings: Settings) -> list[Manifest]:
+    """The Job of an attempt; for several pods also the Service by which they find the first."""
+    job = attempt_job(config, attempt, settings)
+    return [job] if nodes_of(config.spec, attempt.stage) == 1 else [job, _rendezvous(job["metadata"])]
+
+
 def attempt_job(config: JobConfig, attempt: Attempt, settings: Settings, program: Program | None = None) -> Manifest:
-    """The Job of an attempt. One pod, no retry of its own but after a disruption: every other retry is a new attempt.
+    """The Job of an attempt. No retry of its own but of a single pod after a disruption: every other retry is a new attempt.
 
     ``program`` left out, it is the trainer."""
     labels = {"stage": attempt.stage.lower(), "attempt": str(attempt.number)}
     name = attempt_name(config.name, config.uid, attempt.stage, attempt.number)
     metadata = _metadata(config, name, labels)
+    nodes = nodes_of(config.spec, attempt.stage)
+    disrupted = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    # Of several pods none can go on without the others: the first that is lost ends the attempt.
+    alone = {"podFailurePolicy": {"rules": [disrupted]}} if nodes == 1 else {"completionMode": "Indexed"}
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": metadata,
         "spec": {
             "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            "completions": nodes,
+            "parallelism": nodes,
             "podReplacementPolicy": "Failed",  # else a second pod starts while the first still writes
-            "podFailurePolicy": {
-                "rules": [{"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}]
-            },
+            **alone,
             "template": {
                 "metadata": {"labels": metadata["labels"]},
                 "spec": _pod(config, attempt, settings, program or _trainer(config, attempt)),
             },
+        },
+    }
+
+
+def nodes_of(spec: FineTuneJobSpec, stage: Stage) -> int:
+    """Pods of a stage."""
+    return (kubernetes(spec).nodes or 1) if stage == "Train" else 1
+
+
+def _rendezvous(metadata: Manifest) -> Manifest:
+    """A headless Service that gives the pods of an attempt names, before they are ready too."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata,
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": {JOB_NAME_LABEL: metadata["name"]},
+            "ports": [{"name": "rendezvous", "port": pods.RENDEZVOUS_PORT}],
         },
     }
 
@@ -115,6 +143,8 @@ def _metadata(config: JobConfig, name: str, labels: dict[str, str]) -> Manifest:
 
 def _pod(config: JobConfig, attempt: Attempt, settings: Settings, program: Program) -> Manifest:
     is_prepare = attempt.stage == "Prepare"
+    job_name = attempt_name(config.name, config.uid, attempt.stage, attempt.number)
+    names = {"subdomain": job_name} if nodes_of(config.spec, attempt.stage) > 1 else {}
     own_config = program.config or config_name(config.name, config.uid)
     items = [{"key": CONFIG_KEY, "path": CONFIG_KEY}]
     file = {"name": "config", "configMap": {"name": own_config, "items": items, "defaultMode": 0o444}}
@@ -136,6 +166,7 @@ def _pod(config: JobConfig, attempt: Attempt, settings: Settings, program: Progr
     }
     return {
         **pod.pod_spec(*placement(config.spec)),
+        **names,
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "containers": [container],
@@ -158,7 +189,7 @@ def placement(spec: FineTuneJobSpec) -> tuple[PodOptions | None, str | None]:
 def _trainer(config: JobConfig, attempt: Attempt) -> Program:
     return Program(
         image=config.image,
-        arguments=_arguments(attempt),
+        arguments=_arguments(config, attempt),
         resources=_resources(kubernetes(config.spec), attempt.stage),
         secrets=frozenset(secret_names(config, attempt.stage)),
     )
@@ -211,15 +242,29 @@ def _sources(spec: FineTuneJobSpec) -> tuple[list[Manifest], list[Manifest]]:
     return volumes, mounts
 
 
-def _arguments(attempt: Attempt) -> list[str]:
+def _arguments(config: JobConfig, attempt: Attempt) -> list[str]:
     arguments = ["finetune_trainer", attempt.stage.lower(), "--attempt", str(attempt.number)]
     if attempt.micro_batch_divisor > 1:
         arguments += ["--micro-batch-divisor", str(attempt.micro_batch_divisor)]
+    nodes, gpus = nodes_of(config.spec, attempt.stage), kubernetes(config.spec).gpus or 0
+    if attempt.stage == "Train" and gpus > 1:
+        arguments += ["--processes", str(gpus)]
+    if nodes > 1:
+        name = attempt_name(config.name, config.uid, attempt.stage, attempt.number)
+        arguments += ["--nodes", str(nodes), "--first-node", f"{name}-0.{name}"]
     return arguments
 
 
 def _resources(backend: KubernetesBackend, stage: Stage) -> Manifest:
     if stage != "Train":
         return SMALL
-    default = TRAIN_GPU if backend.gpus else TRAIN_CPU
+    default = _train_gpu(backend.gpus) if backend.gpus else TRAIN_CPU
     return pod.resources(backend.resources, default, **{GPU: backend.gpus})
+
+
+def _train_gpu(gpus: int) -> Manifest:
+    """Every GPU has a process of its own, and weights pass through the host's memory on their way to it."""
+    return {
+        "requests": {"cpu": str(4 * gpus), "memory": f"{16 * gpus}Gi"},
+        "limits": {"memory": f"{64 * gpus}Gi"},
+    }

@@ -113,12 +113,40 @@ def test_the_token_opens_nothing_but_the_report_server() -> None:
         pytest.param({}, "Train", {"memory": "8Gi"}, id="left out"),
         pytest.param({"gpus": 1}, "Train", {"memory": "64Gi", "nvidia.com/gpu": "1"}, id="gpu"),
         pytest.param({"resources": {"cpu": "2", "memory": "3Gi"}}, "Train", {"cpu": "2", "memory": "3Gi"}, id="asked"),
+        pytest.param({"gpus": 4}, "Train", {"memory": "256Gi", "nvidia.com/gpu": "4"}, id="host memory for each gpu"),
         pytest.param({"gpus": 1}, "Prepare", {"memory": "4Gi"}, id="prepare takes no GPU"),
     ],
 )
 def test_resources(backend: dict[str, Any], stage: Any, limits: dict[str, str]) -> None:
     pod = pod_of(Attempt(stage, 1), backend={"kubernetes": backend})
     assert pod["containers"][0]["resources"]["limits"] == limits
+
+
+def test_several_gpus_are_as_many_processes_of_one_pod() -> None:
+    config = a_config(backend={"kubernetes": {"gpus": 4}})
+    (job,) = BACKENDS["kubernetes"](config, Attempt("Train", 1), SETTINGS)
+    assert (job["spec"]["completions"], job["spec"].get("completionMode")) == (1, None)
+    assert job["spec"]["template"]["spec"]["containers"][0]["args"][4:] == ["--processes", "4"]
+
+
+def test_several_nodes_are_an_indexed_job_and_find_the_first_pod_by_name() -> None:
+    config = a_config(backend={"kubernetes": {"gpus": 8, "nodes": 4}})
+    job, service = BACKENDS["kubernetes"](config, Attempt("Train", 2), SETTINGS)
+    spec, name = job["spec"], job["metadata"]["name"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 4, 4)
+    assert "podFailurePolicy" not in spec, "a pod that is replaced alone waits for ever"
+    pod = spec["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] == name
+    assert len(attempt_name("n" * 40, config.uid, "Train", 100) + "-63") <= 63, "a host name"
+    assert pod["containers"][0]["args"][4:] == [
+        *("--processes", "8", "--nodes", "4", "--first-node", f"{name}-0.{name}"),
+    ]
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["publishNotReadyAddresses"] is True
+    assert service["spec"]["selector"] == {"batch.kubernetes.io/job-name": name}
+    assert service["metadata"]["ownerReferences"] == job["metadata"]["ownerReferences"]
+    (prepare,) = BACKENDS["kubernetes"](config, Attempt("Prepare", 1), SETTINGS)
+    assert prepare["spec"]["completions"] == 1
 
 
 def test_the_configuration_is_immutable_and_says_what_was_written() -> None:

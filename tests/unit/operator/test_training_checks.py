@@ -36,5 +36,14 @@ def test_moments_in_8_bits_need_a_gpu(optimizer: str) -> None:
     assert finding(training={"optimizer": optimizer}, backend=GPU) is None
 
 
+def test_methods_whose_batches_cannot_be_shared_take_one_process() -> None:
+    several = {"kubernetes": {"nodes": 2}}
+    assert finding(backend=several) is None
+    said = finding(backend=several, method={"kto": {}})
+    assert said is not None
+    assert said.startswith("method kto looks at answers together, and several processes would each see a part of them")
+    assert finding(backend=GPU, method={"kto": {}}) is None
+
+
 def test_others_do_not() -> None:
     assert finding(training={"optimizer": "Adafactor", "scheduler": "WSD", "decayRatio": 0.2}) is None

@@ -50,6 +50,16 @@ def plan(
 CPT = {"method": {"cpt": {}}}
 
 
+def test_every_process_takes_the_same_share_of_the_batch() -> None:
+    backend = {"kubernetes": {"gpus": 3, "nodes": 2}}
+    training = plan(a_spec(backend=backend, training={"maxLength": 2048}))[0].training
+    assert (training.batch_size, training.micro_batch_size) == (12, 2)
+    with pytest.raises(Failure, match="6 processes, which take equal shares; state a multiple of 6"):
+        plan(a_spec(backend=backend, training={"batchSize": 16}))
+    with pytest.raises(Failure, match="are 6 processes, and there are only 5 training sequences"):
+        plan(a_spec(backend=backend), train=lengths(*[30] * 5))
+
+
 class TestDefaults:
     def test_a_first_job(self) -> None:
         found, choices = plan(a_spec())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.boundary import Stopped
 from finetune_trainer.rewards import Judge
+from finetune_trainer.world import World
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Watched:
     state: Any
     is_stop_wanted: Callable[[], bool]
     """Asked before every micro-batch; set by :mod:`finetune_trainer.train`."""
+    world: World
+    """Set with it."""
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         if self.is_stop_wanted():
@@ -44,6 +48,11 @@ class Watched:
         if not torch.isfinite(loss):
             raise non_finite("loss", loss.item(), self.state.global_step + 1)
         return loss
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Of all processes into the first one's checkpoint."""
+        super()._save_rng_state(output_dir)  # type: ignore[misc]
+        self.world.gather_random_numbers(Path(output_dir))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: not at every checkpoint."""

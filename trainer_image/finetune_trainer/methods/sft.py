@@ -34,6 +34,8 @@ class SupervisedTrainer(Watched, SFTTrainer):  # type: ignore[misc]
         )
         count = (target != IGNORED).sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch)
         loss = total / count.to(total.device).clamp(min=1)
+        if num_items_in_batch is not None:  # those of all processes, whose gradients are averaged
+            loss = loss * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
 

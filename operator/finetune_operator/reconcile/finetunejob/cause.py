@@ -11,12 +11,14 @@ from pydantic import ValidationError
 
 from finetune_api.pods import Summary
 from finetune_api.reasons import RETRYABLE, Reason, reason_of
-from finetune_operator.cache import Manifest
+from finetune_operator.cache import Manifest, labels_of
 from finetune_operator.manifests.training import CONTAINER
 
 KILLED = 137
 TERMINATED = 143
 MESSAGE_LIMIT = 600
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+"""Of the pods of an Indexed Job."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,9 @@ def ending(job: Manifest, pods: Sequence[Manifest]) -> Ending | None:
     succeeded, failed = _condition(job, "Complete"), _condition(job, "Failed")
     if succeeded is None and failed is None:
         return None
-    pod = max(pods, key=_created, default=None)
     if succeeded is not None:
-        done = _newest(pods, "Succeeded") or pod
-        return Ending(None, "Done.", _summary(_terminated(done)))
+        return Ending(None, "Done.", _result(pods))
+    pod = _telling(pods)
     terminated = _terminated(pod)
     if terminated is not None:
         return _of_container(terminated)
@@ -99,8 +100,32 @@ def _terminated(pod: Manifest | None) -> Manifest | None:
     return None
 
 
-def _newest(pods: Sequence[Manifest], phase: str) -> Manifest | None:
-    return max((pod for pod in pods if pod.get("status", {}).get("phase") == phase), key=_created, default=None)
+def _result(pods: Sequence[Manifest]) -> Summary | None:
+    """What a pod that has done its work says came out; of several nodes only the first one's does."""
+    done = [pod for pod in pods if pod.get("status", {}).get("phase") == "Succeeded"]
+    said = [_summary(_terminated(pod)) for pod in sorted(done or pods, key=_created, reverse=True)]
+    return next((each for each in said if each and (each.trained or each.prepared)), next(iter(said), None))
+
+
+def _telling(pods: Sequence[Manifest]) -> Manifest | None:
+    """The pod whose end is the attempt's: the newest; of several nodes the one that ended first by a fault of its own, as the
+    others were told to stop because of it."""
+    if not any(INDEX_LABEL in labels_of(pod) for pod in pods):
+        return max(pods, key=_created, default=None)
+    ended = [(end, pod) for pod in pods if (end := _terminated(pod)) is not None and end.get("exitCode")]
+    own = [(end, pod) for end, pod in ended if not _is_consequence(end)]
+    lost = [pod for pod in pods if not is_alive(pod) and _terminated(pod) is None]
+    if lost and not own:
+        return lost[0]
+    return min(own or ended, key=lambda each: str(each[0].get("finishedAt", "")), default=(None, None))[1]
+
+
+def _is_consequence(terminated: Manifest) -> bool:
+    """Whether a container was only told to stop, or killed since it did not."""
+    summary = _summary(terminated)
+    if summary is not None and summary.error is not None:
+        return summary.error.code == Reason.INTERRUPTED
+    return terminated.get("reason") != "OOMKilled" and terminated.get("exitCode") in (TERMINATED, KILLED)
 
 
 def _created(pod: Manifest) -> Any:

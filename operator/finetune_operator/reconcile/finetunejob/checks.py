@@ -17,6 +17,8 @@ from finetune_operator.reconcile.finetunejob.draft import Draft
 
 EIGHT_BITS = ("AdamW8bit", "PagedAdamW8bit")
 """Optimizers of bitsandbytes."""
+IN_SHARES: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "orpo", "reward", "classification")
+"""Methods in which a batch's gradient is a mean over its rows or tokens."""
 WITH_MAGNITUDES = ("DoRA", "QDoRA")
 """Served by the transformers server alone."""
 
@@ -120,6 +122,18 @@ def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     return None
 
 
+def processes_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
+    """Shares of a batch must come to what the whole batch comes to."""
+    kubernetes = spec.backend.kubernetes if spec.backend else None
+    method = method_of(spec)
+    if kubernetes is None or kubernetes.processes == 1 or method in IN_SHARES:
+        return None
+    return unsupported(
+        f"method {method} looks at answers together, and several processes would each see a part of them: backend.kubernetes gpus and "
+        f"nodes of at most 1. Several are supported for {', '.join(IN_SHARES)}."
+    )
+
+
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
     if spec.evaluation is None or delegation(spec) is not None:
@@ -194,6 +208,7 @@ BEFORE_START: list[Check] = [
     dropout_fits_the_method,
     rewards_are_rules,
     training_fits_the_method,
+    processes_fit_the_method,
     metrics_fit_the_method,
     suites_fit_the_method,
     gate_has_rows,

@@ -1,0 +1,90 @@
+"""Several processes train as one: the same result within rounding, one voice, one end."""
+
+import json
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
+from finetune_api.pods import JobConfig, Summary
+from finetune_api.reasons import Failure, Reason
+from prepared_jobs import colour_rows, job_store, lines_until, prepare_job, train_here, training
+from stage_process import ForkedStage
+
+STEPS = 8
+CASE: dict[str, Any] = {
+    "rows": {"train": colour_rows(32), "test": colour_rows(6, 100)},
+    "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
+    "settings": training(steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4),
+}
+Crew = list[ForkedStage]
+
+
+@contextmanager
+def crew(config: JobConfig, secrets: Path, work: Path, size: int = 2) -> Iterator[Crew]:
+    """So many processes of one training, each as if in a pod of its own."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shared = {"WORLD_SIZE": str(size), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    for rank in range(size):
+        (work / str(rank) / "ends").mkdir(parents=True)
+    made = [ForkedStage(config, secrets, work / str(rank), shared | {"RANK": str(rank)}) for rank in range(size)]
+    try:
+        yield made
+    finally:
+        for process in made:
+            process.kill()
+
+
+def ends(made: Crew, work: Path) -> tuple[list[int | None], list[Summary], list[str]]:
+    """Exit codes, last words and output of all."""
+    outputs = [process.communicate(timeout=120)[0] for process in made]
+    paths = [work / str(rank) / "ends" / str(rank) for rank in range(len(made))]
+    said = [Summary.model_validate_json(path.read_bytes()) for path in paths]
+    return [process.returncode for process in made], said, outputs
+
+
+def losses(config: JobConfig, secrets: Path) -> list[float]:
+    """Of every step."""
+    lines = job_store(config, secrets).get("metrics.jsonl").splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+def test_two_processes_stop_together_go_on_and_learn_what_one_learns(bucket: str, secret: Path, tmp_path: Path) -> None:
+    secrets = secret.parent
+    one = prepare_job(bucket, secrets, name="one", **CASE)
+    two = prepare_job(bucket, secrets, name="two", **CASE)
+    alone = train_here(one, secrets, tmp_path / "one")
+
+    with crew(two, secrets, tmp_path / "first") as made:
+        lines_until(made[0], "step 2/")
+        made[1].send_signal(signal.SIGTERM)  # one pod is told, and all of them stop
+        codes, said, outputs = ends(made, tmp_path / "first")
+    assert codes == [143, 143], outputs
+    assert [each.error.code for each in said if each.error] == [Reason.INTERRUPTED] * 2
+    kept = [key for key in job_store(two, secrets).list("checkpoints/") if key.endswith("/rng_state_1.pth")]
+    assert kept, "the random numbers of each are in the first one's checkpoint"
+
+    with pytest.raises(Failure, match="was written by 2 processes and this training has 1"):
+        train_here(two, secrets, tmp_path / "other")
+
+    with crew(two, secrets, tmp_path / "second") as made:
+        codes, said, outputs = ends(made, tmp_path / "second")
+    assert codes == [0, 0], outputs
+    assert "resuming from the checkpoint of step" in outputs[0]
+    together, nothing = said[0].trained, said[1].trained
+    assert together is not None
+    assert nothing is None, "one of them evaluates and publishes"
+    assert losses(two, secrets) == pytest.approx(losses(one, secrets), rel=1e-4)
+    assert alone.evaluation is not None
+    assert together.evaluation is not None
+    assert together.evaluation.tuned == pytest.approx(alone.evaluation.tuned, rel=1e-3)
+    assert together.trained_tokens == alone.trained_tokens
+    manifest = Manifest.model_validate_json(job_store(two, secrets).get("manifest.json"))
+    assert any(each.path.endswith(".safetensors") for each in manifest.files)
