@@ -22,6 +22,12 @@ CASE: dict[str, Any] = {
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
     "settings": training(steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4),
 }
+FULL = CASE | {
+    "adapter": ResolvedAdapterSpec(type="Full"),
+    "settings": training(
+        steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, learning_rate=1e-3, weight_decay=0.01
+    ),
+}
 Crew = list[ForkedStage]
 
 
@@ -56,10 +62,13 @@ def losses(config: JobConfig, secrets: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_two_processes_stop_together_go_on_and_learn_what_one_learns(bucket: str, secret: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("case", [pytest.param(CASE, id="lora"), pytest.param(FULL, id="full, spread")])
+def test_two_processes_stop_together_go_on_and_learn_what_one_learns(
+    bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any]
+) -> None:
     secrets = secret.parent
-    one = prepare_job(bucket, secrets, name="one", **CASE)
-    two = prepare_job(bucket, secrets, name="two", **CASE)
+    one = prepare_job(bucket, secrets, name="one", **case)
+    two = prepare_job(bucket, secrets, name="two", **case)
     alone = train_here(one, secrets, tmp_path / "one")
 
     with crew(two, secrets, tmp_path / "first") as made:

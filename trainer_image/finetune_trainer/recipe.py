@@ -5,6 +5,7 @@ Reads only what the prepare stage wrote. An attempt may end at any point; the ne
 
 import os
 import warnings
+from typing import Any, NamedTuple
 
 from finetune_api.pods import JobConfig, Trained
 from finetune_stage.outcome import Places
@@ -14,7 +15,7 @@ from finetune_stage.rows import open_output
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.inputs import Inputs, read_inputs
 from finetune_trainer.interruption import Interruption
-from finetune_trainer.machine import choose_numerics, naming_memory, pin_threads
+from finetune_trainer.machine import Numerics, choose_numerics, naming_memory, pin_threads
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Outcome, publish
 from finetune_trainer.world import world_of
@@ -47,7 +48,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import adapter, compare, encode, methods, model, previous, rewards, suites, train
+    from finetune_trainer import adapter, compare, encode, methods, model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -62,24 +63,42 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
     judge = rewards.judge(resolved.method_settings)
     exam = compare.make_exam(inputs, encoder, stops, judge) if world.is_first else None
-    before = compare.base_scores(base.model, exam, inputs, numerics, method.score)
     asked = suites.exams(inputs, base) if writes and world.is_first else {}
-    base_suites = suites.base_scores(base.model, asked, inputs, numerics)
-    earlier = previous.scores(base.model, inputs, lambda it: method.score(it, exam, numerics)) if exam else None
+    before = _before(base.model, exam, asked, inputs, numerics, method.score)
     world.wait()  # for the first one's evaluation of the base
     kind = "CAUSAL_LM" if writes else "SEQ_CLS"
     tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, kind, base.fresh)
+    tuned = sharding.spread(tuned, resolved.adapter.type, numerics, world)
     with Reporter(destination(os.environ) if world.is_first else None) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world), resolved)
+        tuned = sharding.made_whole(tuned, trainer, world)
         if not world.leave():
             return None
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
-        others = compare.Others(suites.tuned_scores(tuned, asked, base_suites, numerics), earlier)
-        evaluation = compare.compare(tuned, exam, before, inputs, numerics, method.score, others)
+        others = compare.Others(suites.tuned_scores(tuned, asked, before.suites, numerics), before.previous)
+        evaluation = compare.compare(tuned, exam, before.scores, inputs, numerics, method.score, others)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
         return trained
+
+
+class _Before(NamedTuple):
+    """What the base, and an earlier adapter on it, make of the rows that are asked."""
+
+    scores: Any
+    suites: Any
+    previous: Any
+
+
+def _before(base: Any, exam: Any, asked: Any, inputs: Inputs, numerics: Numerics, score: Any) -> _Before:
+    from finetune_trainer import compare, previous, suites
+
+    return _Before(
+        compare.base_scores(base, exam, inputs, numerics, score),
+        suites.base_scores(base, asked, inputs, numerics),
+        previous.scores(base, inputs, lambda it: score(it, exam, numerics)) if exam else None,
+    )

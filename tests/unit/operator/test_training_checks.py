@@ -45,5 +45,14 @@ def test_methods_whose_batches_cannot_be_shared_take_one_process() -> None:
     assert finding(backend=GPU, method={"kto": {}}) is None
 
 
+def test_spread_weights_are_for_adamw() -> None:
+    several = {"kubernetes": {"gpus": 2}}
+    said = finding(backend=several, adapter={"type": "Full"}, training={"optimizer": "AdamW8bit"})
+    assert said is not None
+    assert "knows no weights that are spread over several processes" in said
+    assert finding(backend=several, adapter={"type": "Full"}) is None
+    assert finding(backend=several, training={"optimizer": "AdamW8bit"}) is None, "an adapter is on every GPU"
+
+
 def test_others_do_not() -> None:
     assert finding(training={"optimizer": "Adafactor", "scheduler": "WSD", "decayRatio": 0.2}) is None

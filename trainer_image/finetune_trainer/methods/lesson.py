@@ -9,9 +9,12 @@ import torch
 
 from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer import sharding
 from finetune_trainer.boundary import Stopped
 from finetune_trainer.rewards import Judge
 from finetune_trainer.world import World
+
+SCHEDULER = "scheduler.pt"
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Watched:
     no number, and leaves the model card to the publishing."""
 
     state: Any
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
     is_stop_wanted: Callable[[], bool]
     """Asked before every micro-batch; set by :mod:`finetune_trainer.train`."""
     world: World
@@ -53,6 +59,30 @@ class Watched:
         """Of all processes into the first one's checkpoint."""
         super()._save_rng_state(output_dir)  # type: ignore[misc]
         self.world.gather_random_numbers(Path(output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """Its weights."""
+        if sharding.is_spread(self.model):
+            sharding.load_weights(self.model, Path(resume_from_checkpoint), self.world)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Of a model that is spread, whole."""
+        if not sharding.is_spread(self.model):
+            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
+            return
+        sharding.save_optimizer(self.model, self.optimizer, Path(output_dir), self.world)
+        if self.world.is_first:
+            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As it was saved."""
+        if checkpoint is None or not sharding.is_spread(self.model):
+            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
+            return
+        sharding.load_optimizer(self.model, self.optimizer, Path(checkpoint), self.world)
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER, weights_only=True))
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: not at every checkpoint."""

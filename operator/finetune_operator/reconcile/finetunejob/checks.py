@@ -126,7 +126,14 @@ def processes_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Shares of a batch must come to what the whole batch comes to."""
     kubernetes = spec.backend.kubernetes if spec.backend else None
     method = method_of(spec)
-    if kubernetes is None or kubernetes.processes == 1 or method in IN_SHARES:
+    if kubernetes is None or kubernetes.processes == 1:
+        return None
+    optimizer = (spec.training.optimizer if spec.training else None) or "AdamW"
+    if adapter_of(spec) == "Full" and optimizer != "AdamW":
+        return unsupported(
+            f"training.optimizer {optimizer} knows no weights that are spread over several processes, as those of adapter Full are: use AdamW."
+        )
+    if method in IN_SHARES:
         return None
     return unsupported(
         f"method {method} looks at answers together, and several processes would each see a part of them: backend.kubernetes gpus and "
