@@ -134,13 +134,15 @@ def prepare_job(
     settings: ResolvedTraining | None = None,
     evaluation: EvaluationSpec | None = None,
     from_config: FromConfig | None = None,
-    base: Path | None = None,
+    base: Path | ResolvedBaseModel | None = None,
 ) -> JobConfig:
-    """Store a job's data and resolved.json, and a tiny base model where it needs one; its job.json."""
+    """Store a job's data and resolved.json, and a tiny base model unless it is stored already; its job.json."""
     fields = rows["train"][0]
     format_ = next(name for name, members in FORMATS.items() if members <= set(fields))
     folder = job_folder(bucket, "team-a", name, UID)
-    base_model = ResolvedBaseModel() if from_config else _stored_base(bucket, secrets_dir, base)
+    base_model = ResolvedBaseModel() if from_config else base
+    if not isinstance(base_model, ResolvedBaseModel):
+        base_model = stored_base(bucket, secrets_dir, base_model)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch)
         if from_config:
@@ -181,7 +183,8 @@ def spec_of(bucket: str) -> FineTuneJobSpec:
     )
 
 
-def _stored_base(bucket: str, secrets_dir: Path, base: Path | None) -> ResolvedBaseModel:
+def stored_base(bucket: str, secrets_dir: Path, base: Path | None) -> ResolvedBaseModel:
+    """Store a base model, a tiny one where none is given; its reference."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = base or write_tiny_llama(Path(scratch) / "base")
         digest = commit_folder(open_store(bucket, secrets_dir / "s3"), folder, "base", Manifest(kind="Model", files=[]))

@@ -18,15 +18,21 @@ SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
 """They learn from rewards on answers the model samples itself."""
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ADAPTERS
 
-TRIED_WITH_FEW: tuple[MethodName, ...] = ("kto", "orpo", "reward", "grpo", "ppo", "classification")
+TRIED_WITH_FEW: tuple[MethodName, ...] = ("ppo",)
 """Methods tried with Full, LoRA and QLoRA alone."""
+HEAD_BEHIND_PADDING = (
+    "rows behind virtual tokens come as embeddings, and transformers then reads the head at the padding"
+)
 OTHERS = [adapter for adapter in ADAPTERS if adapter not in ("Full", "LoRA", "QLoRA")]
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {
     **{(method, adapter): "the pair has not been tried yet" for method in TRIED_WITH_FEW for adapter in OTHERS},
-    ("dpo", "Prompt"): "in trials virtual tokens did not learn to tell two answers to one prompt apart",
-    ("reward", "Prompt"): "in trials virtual tokens did not learn to tell two answers to one prompt apart",
-    ("orpo", "Prompt"): "ORPO reads the answers' logits by their position, and virtual tokens shift it",
+    ("reward", "Prompt"): HEAD_BEHIND_PADDING,
+    ("classification", "Prompt"): HEAD_BEHIND_PADDING,
+    (
+        "classification",
+        "Prefix",
+    ): "encoders keep no attention cache that a prefix could stand in, and the base may be one",
 }
 """Pairs that cannot work or were not tried, each with the reason as the end of a sentence."""
 
@@ -87,7 +93,7 @@ def page() -> str:
         "",
         "<!-- Generated from operator/finetune_api/matrix.py by `python -m finetune_api`; do not edit. -->",
         "",
-        "Every cell marked ✓ is trained in a test: the loss falls, and the published artifact, loaded back, gives the same figures.",
+        "Every cell marked ✓ is trained in a test: it gets better at rows held out, and the published artifact, loaded back, gives the same answers.",
         "Every other cell is refused before anything is created: `Accepted=False`, reason Unsupported.",
         "",
         "| | " + " | ".join(ADAPTERS) + " |",

@@ -7,6 +7,7 @@ go only where the protocol requires them, since those stores refuse the trailing
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -15,6 +16,8 @@ import boto3
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import Loader
+from botocore.session import get_session
 
 from finetune_api.artifacts import FileEntry
 from finetune_api.pods import SECRET_WAIT_SECONDS
@@ -62,7 +65,10 @@ def open_store(
 
 def _client(values: dict[str, str], secrets: Path | None) -> Any:
     """A client of this Secret alone, or of the environment alone: never a mix of two identities."""
+    inner = get_session()
+    inner.register_component("data_loader", _descriptions())
     session = boto3.session.Session(
+        botocore_session=inner,
         aws_access_key_id=values.get("AWS_ACCESS_KEY_ID"),
         aws_secret_access_key=values.get("AWS_SECRET_ACCESS_KEY"),
         aws_session_token=values.get("AWS_SESSION_TOKEN") or None,
@@ -85,6 +91,12 @@ def _client(values: dict[str, str], secrets: Path | None) -> Any:
             retries={"mode": "standard", "total_max_attempts": 2},
         ),
     )
+
+
+@cache
+def _descriptions() -> Loader:
+    """boto3's descriptions of the protocol, a megabyte of JSON: parsed once a process, not for every store it opens."""
+    return Loader(include_default_search_paths=True)
 
 
 class Store:

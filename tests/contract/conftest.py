@@ -3,6 +3,7 @@
 One server per test process; each test gets a bucket and a mounted Secret of its own.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.contract)
+
+
+@pytest.fixture(autouse=True)
+def light_collections() -> None:
+    """Libraries collect garbage in every training, more than a second each: what is there by now is not looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

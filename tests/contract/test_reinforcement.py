@@ -29,7 +29,6 @@ from prepared_jobs import (
 
 FULL = ResolvedAdapterSpec(type="Full")
 LORA = ResolvedAdapterSpec(type="LoRA", rank=16, alpha=32, dropout=0.0)
-QLORA = ResolvedAdapterSpec(type="QLoRA", rank=16, alpha=32, dropout=0.0)
 CHATS = {"train": colour_chats(24), "test": colour_chats(12, 200)}
 NEW_TOKENS = 6
 REWARDS = [RewardSpec(exact_match=ExactMatchReward())]
@@ -112,8 +111,6 @@ def scored_again(config: JobConfig, secret: Path, work: Path) -> list[RowScore]:
     ("method", "adapter", "learning_rate"),
     [
         pytest.param(GRPO, LORA, 1e-2, id="grpo-lora"),
-        pytest.param(GRPO, QLORA, 1e-2, id="grpo-qlora"),
-        pytest.param(GRPO, FULL, 4e-3, id="grpo-full"),
     ],
 )
 def test_the_reward_rises_and_what_is_published_is_what_was_evaluated(
