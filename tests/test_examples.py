@@ -68,5 +68,6 @@ def test_a_reference_is_to_an_earlier_example() -> None:
         for document in documents(path):
             spec = document["spec"]
             references = [spec.get("baseModel", {}).get("jobRef"), spec.get("adapter", {}).get("jobRef")]
+            references.append(spec.get("adapter", {}).get("initial", {}).get("jobRef"))
             assert {each["name"] for each in references if each} <= made, path
             made.add(document["metadata"]["name"])

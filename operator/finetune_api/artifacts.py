@@ -33,6 +33,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 )
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
+from finetune_api.v1alpha1.references import EarlierAdapter
 from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec, Optimizer, Scheduler
 
@@ -170,6 +171,8 @@ class ResolvedAdapterSpec(ApiModel):
     virtual_tokens: int = 0
     frozen_layers: int = 0
     learning_rate_ratio: float = 1.0
+    initial: EarlierAdapter | None = None
+    """To go on from, by uri and digest."""
 
 
 PreparedFormat = Literal["Messages", "PromptCompletion", "Preference", "Unpaired", "Text", "Classification"]

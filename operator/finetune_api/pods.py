@@ -84,6 +84,7 @@ class JobConfig(ApiModel):
     name: str
     uid: str
     spec: FineTuneJobSpec
+    """As written, but for adapters of earlier jobs: those are by address."""
     base_model: ResolvedBaseModel
     """The address behind uri or jobRef; empty for fromConfig."""
     image: str

@@ -20,8 +20,12 @@ ATTEMPT_LABEL = "finetune.dev/attempt"
 POOL_LABEL = "finetune.dev/pool"
 INDEXED = (JOB_UID_LABEL, POOL_LABEL)
 UPSTREAM = "baseModel.jobRef"
+INITIAL = "adapter.initial.jobRef"
+PREVIOUS = "evaluation.previous.jobRef"
+UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS)
+"""The jobs a FineTuneJob waits for."""
 DEPLOYS = "deploy"
-REFERENCES = {"FineTuneJob": (UPSTREAM, DEPLOYS)}
+REFERENCES = {"FineTuneJob": (*UPSTREAMS, DEPLOYS)}
 """Fields that name another object (their member ``name``), so that an event about it finds who refers to it."""
 
 
@@ -77,7 +81,7 @@ class Cache:
         ]
 
     def referring(self, kind: str, namespace: str, reference: str, name: str) -> list[Manifest]:
-        """Objects of a namespace whose reference (UPSTREAM, DEPLOYS) names another, sorted by name."""
+        """Objects of a namespace whose reference (one of REFERENCES) names another, sorted by name."""
         return self.labelled(kind, namespace, reference, name)
 
     def kinds(self) -> Iterator[tuple[str, Manifest]]:
@@ -125,12 +129,18 @@ def _indexes(kind: str, body: Manifest) -> list[Index]:
     labels = labels_of(body)
     found = [(kind, namespace, label, labels[label]) for label in INDEXED if label in labels]
     for reference in REFERENCES.get(kind, ()):
-        named: Any = body["spec"]
-        for member in reference.split("."):
-            named = named.get(member) or {}
-        if "name" in named:
-            found.append((kind, namespace, reference, named["name"]))
+        if (name := named_by(body, reference)) is not None:
+            found.append((kind, namespace, reference, name))
     return found
+
+
+def named_by(body: Manifest, reference: str) -> str | None:
+    """Name of the object that a reference of the spec names."""
+    named: Any = body["spec"]
+    for member in reference.split("."):
+        named = named.get(member) or {}
+    name: str | None = named.get("name")
+    return name
 
 
 def _version(body: Manifest) -> int:

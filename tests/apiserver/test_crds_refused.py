@@ -80,6 +80,22 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         "targetModules belongs to adapter LoRA",
     ),
     "a ratio without LoRA+": ({"adapter": {"type": "LoRA", "learningRateRatio": 4}}, "belongs to adapter LoraPlus"),
+    "initial for IA3": (
+        {"adapter": {"type": "IA3", "initial": {"uri": "s3://b/adapter"}}},
+        "initial belongs to adapter LoRA",
+    ),
+    "initial and layers": (
+        {"adapter": {"type": "LoRA", "layers": [0], "initial": {"uri": "s3://b/adapter"}}},
+        "rankPattern, alphaPattern and layers are those of the initial adapter",
+    ),
+    "initial for a head": (
+        {"adapter": {"type": "LoRA", "initial": {"jobRef": {"name": "first"}}}, "method": {"reward": {}}},
+        "adapter.initial is for methods sft",
+    ),
+    "initial from two places": (
+        {"adapter": {"type": "LoRA", "initial": {"jobRef": {"name": "first"}, "uri": "s3://b/adapter"}}},
+        "exactly one of",
+    ),
     "IA3 everywhere": ({"adapter": {"type": "IA3", "targetModules": ["all-linear"]}}, "adapter IA3 needs names"),
     "a prefix without its cache": (
         {"adapter": {"type": "Prefix"}, "training": {"gradientCheckpointing": True}},

@@ -6,9 +6,9 @@ import pytest
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure
-from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule, PreviousAdapter
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
-from finetune_api.v1alpha1.references import SecretRef
+from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_stage.outcome import Places
 from finetune_trainer.previous import pinned
 from prepared_jobs import colour_rows, prepare_job, train_here, training
@@ -31,7 +31,7 @@ def test_what_is_worse_than_the_previous_adapter_fails(bucket: str, secret: Path
     loss = EvaluationSpec(metrics=["Loss"])
     config = job("first", loss, 20)
     first = train_here(config, secret.parent, tmp_path / "first")
-    serving = PreviousAdapter(uri=first.artifact.uri, secret_ref=S3)
+    serving = EarlierAdapter(uri=first.artifact.uri, secret_ref=S3)
     places = Places(secrets_dir=secret.parent, work_dir=tmp_path, secret_wait=1)
     previous = pinned(serving, config.base_model, places)
     assert previous.digest == first.artifact.digest

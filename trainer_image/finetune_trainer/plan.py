@@ -98,7 +98,7 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
         choices.take("adapter.type", None, "Full" if is_text else "LoRA", reason)
         stated = AdapterSpec(type="Full" if is_text else "LoRA")
     usual = sampling.NO_DROPOUT if seen.method in SAMPLING_METHODS else DROPOUT
-    return resolved_adapter(stated, choices, usual)
+    return resolved_adapter(stated, choices, usual, seen.inherited)
 
 
 def _extent(seen: Situation, choices: Choices) -> Extent:

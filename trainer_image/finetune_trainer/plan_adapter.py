@@ -7,6 +7,8 @@ Prefix, Prompt       20 virtual tokens
 learningRate         low-rank 2e-4, IA3 3e-3, Prefix 1e-2, Prompt 3e-2; Full 2e-5, from random weights 1e-3
 """
 
+from typing import NamedTuple
+
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.v1alpha1.adapter import LOW_RANK, VIRTUAL_TOKENS, AdapterSpec, AdapterType
 from finetune_trainer.usual import Take, Usual
@@ -16,8 +18,24 @@ FEW_WEIGHTS: dict[AdapterType, int] = {"IA3": 15, "Prefix": 50, "Prompt": 150}
 """How many times faster than LoRA they learn."""
 
 
-def resolved_adapter(stated: AdapterSpec, choices: Take, dropout: tuple[float, str] = DROPOUT) -> ResolvedAdapterSpec:
+class Inherited(NamedTuple):
+    """What an initial adapter brings."""
+
+    rank: int
+    alpha: int
+    target_modules: tuple[str, ...]
+    """Sorted."""
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, int]
+    layers: tuple[int, ...]
+
+
+def resolved_adapter(
+    stated: AdapterSpec, choices: Take, dropout: tuple[float, str] = DROPOUT, inherited: Inherited | None = None
+) -> ResolvedAdapterSpec:
     """The settings its type has, filled in."""
+    if inherited is not None:
+        return _going_on(stated, choices, dropout, inherited)
     if stated.type in LOW_RANK:
         return _low_rank(stated, choices, dropout)
     if stated.type == "IA3":
@@ -33,9 +51,6 @@ def resolved_adapter(stated: AdapterSpec, choices: Take, dropout: tuple[float, s
 def _low_rank(stated: AdapterSpec, choices: Take, dropout: tuple[float, str]) -> ResolvedAdapterSpec:
     rank = choices.take("adapter.rank", stated.rank, 16, "enough for most tasks")
     everywhere = ["all-linear"]
-    ratio = 1.0
-    if stated.type == "LoraPlus":
-        ratio = choices.take("adapter.learningRateRatio", stated.learning_rate_ratio, 16.0, "as LoRA+ was published")
     return ResolvedAdapterSpec(
         type=stated.type,
         rank=rank,
@@ -47,8 +62,30 @@ def _low_rank(stated: AdapterSpec, choices: Take, dropout: tuple[float, str]) ->
         rank_pattern=stated.rank_pattern or {},
         alpha_pattern=stated.alpha_pattern or {},
         layers=tuple(sorted(set(stated.layers or ()))),
-        learning_rate_ratio=ratio,
+        learning_rate_ratio=_ratio(stated, choices),
     )
+
+
+def _going_on(
+    stated: AdapterSpec, choices: Take, dropout: tuple[float, str], inherited: Inherited
+) -> ResolvedAdapterSpec:
+    why = "that of the initial adapter"
+    choices.take("adapter.rank", stated.rank, inherited.rank, why)
+    choices.take("adapter.alpha", stated.alpha, inherited.alpha, why)
+    choices.take("adapter.targetModules", stated.target_modules, list(inherited.target_modules), why)
+    return ResolvedAdapterSpec(
+        type=stated.type,
+        dropout=choices.take("adapter.dropout", stated.dropout, *dropout),
+        learning_rate_ratio=_ratio(stated, choices),
+        initial=stated.initial,
+        **inherited._asdict(),
+    )
+
+
+def _ratio(stated: AdapterSpec, choices: Take) -> float:
+    if stated.type != "LoraPlus":
+        return 1.0
+    return choices.take("adapter.learningRateRatio", stated.learning_rate_ratio, 16.0, "as LoRA+ was published")
 
 
 def learning_rate(usual: Usual, adapter: AdapterType, *, random: bool) -> tuple[float, str]:

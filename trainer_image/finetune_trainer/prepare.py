@@ -36,7 +36,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
-from finetune_trainer import base_model, delegation, previous
+from finetune_trainer import base_model, delegation, initial, previous
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
@@ -50,6 +50,7 @@ from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 from finetune_trainer.data.suites import guarded, prepare_suites
 from finetune_trainer.encode import encoder
 from finetune_trainer.plan import Choices, Plan, answers_only, decide, split_seed
+from finetune_trainer.plan_adapter import Inherited
 from finetune_trainer.sizing import Situation, method_of
 from finetune_trainer.tokenizer import load_tokenizer, train_tokenizer
 
@@ -82,11 +83,12 @@ def run(config: JobConfig, places: Places) -> Outcome:
             return delegation.publish(config, data, choices, store, places, kept)
         tokenizer = _tokenizer(config, places, data)
         config = _with_previous(config, base.pinned, places)
+        config, inherited = _with_initial(config, base.pinned, places)
         suites = prepare_suites(config.spec.evaluation or EvaluationSpec(), places, tokenizer)
         checked = Checked(
             base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites
         )
-    plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data)), choices)
+    plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data), inherited), choices)
     return _publish(config, checked, plan, choices, store, places)
 
 
@@ -105,6 +107,15 @@ def _with_previous(config: JobConfig, base: ResolvedBaseModel, places: Places) -
         return config
     evaluation = stated.model_copy(update={"previous": previous.pinned(stated.previous, base, places)})
     return config.model_copy(update={"spec": config.spec.model_copy(update={"evaluation": evaluation})})
+
+
+def _with_initial(config: JobConfig, base: ResolvedBaseModel, places: Places) -> tuple[JobConfig, Inherited | None]:
+    """The adapter to go on from checked, pinned by its digest, and what it brings."""
+    stated = config.spec.adapter
+    if stated is None or stated.initial is None:
+        return config, None
+    adapter, inherited = initial.adopted(stated, base, places)
+    return config.model_copy(update={"spec": config.spec.model_copy(update={"adapter": adapter})}), inherited
 
 
 class Reading(NamedTuple):

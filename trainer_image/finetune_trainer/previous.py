@@ -6,8 +6,8 @@ from typing import Any
 
 from finetune_api.artifacts import CHECKPOINTS, MANIFEST
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.evaluation import PreviousAdapter
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
+from finetune_api.v1alpha1.references import EarlierAdapter
 from finetune_stage.outcome import Places
 from finetune_stage.scores import RowScore
 from finetune_storage import Store, digest_of, fetch_folder
@@ -17,9 +17,11 @@ from finetune_trainer.inputs import Inputs
 SCORES = f"{CHECKPOINTS}/previous-scores.json"
 
 
-def pinned(stated: PreviousAdapter, base: ResolvedBaseModel, places: Places) -> PreviousAdapter:
-    """With its digest. Raises Failure for what is no adapter of this base."""
-    store = _store(stated, places)
+def pinned(
+    stated: EarlierAdapter, base: ResolvedBaseModel, places: Places, field: str = "evaluation.previous"
+) -> EarlierAdapter:
+    """With its digest. Raises Failure for what is no adapter of this base; ``field`` is what it is called then."""
+    store = store_of(stated, places)
     data = store.get(MANIFEST)
     if stated.digest is not None and digest_of(data) != stated.digest:
         raise Failure(
@@ -30,12 +32,12 @@ def pinned(stated: PreviousAdapter, base: ResolvedBaseModel, places: Places) -> 
     if manifest.kind != "Adapter" or made_for is None:
         raise Failure(
             Reason.CONFIG_INVALID,
-            f"evaluation.previous: {stated.uri} holds a {manifest.kind}, no adapter of a base model",
+            f"{field}: {stated.uri} holds a {manifest.kind}, no adapter of a base model",
         )
     if _identity(made_for) != _identity(base):
         raise Failure(
             Reason.CONFIG_INVALID,
-            f"evaluation.previous: {stated.uri} was made for {made_for.uri} ({_identity(made_for)}), and this job starts from "
+            f"{field}: {stated.uri} was made for {made_for.uri} ({_identity(made_for)}), and this job starts from "
             f"{base.uri} ({_identity(base)}); name an adapter of the same base",
         )
     return stated.model_copy(update={"digest": digest_of(data)})
@@ -55,7 +57,7 @@ def scores(model: Any, inputs: Inputs, score: Callable[[Any], list[RowScore]]) -
         return [RowScore.model_validate(item) for item in json.loads(inputs.store.get(SCORES))]
     print("evaluating the previous adapter", flush=True)
     folder = inputs.work / "previous"
-    fetch_folder(_store(stated, inputs.places), "", folder, stated.digest)
+    fetch_folder(store_of(stated, inputs.places), "", folder, stated.digest)
     found = _scored(model, str(folder), score)
     inputs.store.put(SCORES, json.dumps([each.wire() for each in found]).encode())
     return found
@@ -80,5 +82,6 @@ def _scored(model: Any, folder: str, score: Callable[[Any], list[RowScore]]) -> 
     return found
 
 
-def _store(stated: PreviousAdapter, places: Places) -> Store:
-    return places.store(stated.uri, stated.secret_ref, Reason.MODEL_NOT_FOUND)
+def store_of(stated: EarlierAdapter, places: Places) -> Store:
+    """Its folder."""
+    return places.store(str(stated.uri), stated.secret_ref, Reason.MODEL_NOT_FOUND)

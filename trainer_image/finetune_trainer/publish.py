@@ -168,7 +168,7 @@ def save_adapter(model: Any, base: ResolvedBaseModel, stop_tokens: list[int], fo
         if isinstance(named := vars(config).get(field), set):
             setattr(config, field, sorted(named))
     # The vocabulary never changes; "auto" would ask a hub about the base.
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[model.active_adapter])  # no reference
     if model.can_generate():
         model.generation_config.eos_token_id = stop_tokens
         model.generation_config.save_pretrained(folder)

@@ -18,7 +18,7 @@ from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, choose_numerics, naming_memory, pin_threads
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Outcome, publish
-from finetune_trainer.world import world_of
+from finetune_trainer.world import World, world_of
 
 QUIET = {
     "DISABLE_KUBEFLOW_INTEGRATION": "TRUE",  # our own thread speaks that contract, and never slows a step
@@ -48,7 +48,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import adapter, compare, encode, methods, model, rewards, sharding, suites, train
+    from finetune_trainer import compare, encode, methods, model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -66,9 +66,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     asked = suites.exams(inputs, base) if writes and world.is_first else {}
     before = _before(base.model, exam, asked, inputs, numerics, method.score)
     world.wait()  # for the first one's evaluation of the base
-    kind = "CAUSAL_LM" if writes else "SEQ_CLS"
-    tuned = adapter.add_adapter(base.model, resolved.adapter, training.seed, kind, base.fresh)
-    tuned = sharding.spread(tuned, resolved.adapter.type, numerics, world)
+    tuned = sharding.spread(_learner(base, inputs, writes, world), resolved.adapter.type, numerics, world)
     with Reporter(destination(os.environ) if world.is_first else None) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
@@ -84,6 +82,17 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
         return trained
+
+
+def _learner(base: Any, inputs: Inputs, writes: bool, world: World) -> Any:
+    """The base with what learns."""
+    from finetune_trainer import adapter, initial
+
+    resolved = inputs.resolved
+    if resolved.adapter.initial is not None:
+        return initial.continued(base.model, inputs, world)
+    kind = "CAUSAL_LM" if writes else "SEQ_CLS"
+    return adapter.add_adapter(base.model, resolved.adapter, resolved.training.seed, kind, base.fresh)
 
 
 class _Before(NamedTuple):

@@ -18,6 +18,7 @@ from finetune_trainer.data.classes import Classes
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
 from finetune_trainer.memory import ADAM_BYTES, Load
+from finetune_trainer.plan_adapter import Inherited
 from finetune_trainer.usual import USUAL
 
 TOKENS_PER_PASS = 8192
@@ -31,6 +32,8 @@ class Situation(NamedTuple):
     lengths: Mapping[SplitName, Lengths]
     classes: Classes | None = None
     """classification: the rows' classes."""
+    inherited: Inherited | None = None
+    """What an initial adapter brings."""
 
     @property
     def method(self) -> MethodName:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, ShortText, cel
+from finetune_api.v1alpha1.references import EarlierAdapter
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
 
@@ -29,11 +30,15 @@ class AdapterSpec(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            _only_for(LOW_RANK, "rank", "alpha", "dropout", "rankPattern", "alphaPattern", "layers"),
+            _only_for(LOW_RANK, "rank", "alpha", "dropout", "rankPattern", "alphaPattern", "layers", "initial"),
             _only_for((*LOW_RANK, "IA3"), "targetModules"),
             _only_for(VIRTUAL_TOKENS, "virtualTokens"),
             _only_for(("LoraPlus",), "learningRateRatio"),
             _only_for(("Full",), "frozenLayers"),
+            (
+                "!has(self.initial) || !(has(self.rankPattern) || has(self.alphaPattern) || has(self.layers))",
+                "rankPattern, alphaPattern and layers are those of the initial adapter; leave them out",
+            ),
             (
                 "self.type != 'IA3' || !has(self.targetModules) || !self.targetModules.exists(m, m == 'all-linear')",
                 "adapter IA3 needs names in targetModules, not all-linear; leave it out for those IA3 was made for",
@@ -45,8 +50,11 @@ class AdapterSpec(ApiModel):
     """Full: every weight. LoRA; QLoRA: on a 4-bit NF4 base. DoRA, QDoRA: direction and magnitude apart. RsLoRA: scaled by
     alpha / sqrt(rank). LoraPlus: B learns faster than A. IA3: one factor per channel. Prefix: virtual tokens in every
     layer's cache. Prompt: virtual tokens before the row."""
+    initial: EarlierAdapter | None = None
+    """An adapter of the same base and type to go on from, instead of a fresh one. Rank, alpha and layers are its own. What dpo,
+    kto and grpo measure from, their reference, is then this adapter, frozen."""
     rank: Annotated[int, Field(ge=1, le=512)] | None = None
-    """Rank of the update matrices; left out, 16."""
+    """Rank of the update matrices; left out, 16, or that of the initial adapter."""
     alpha: Annotated[int, Field(ge=1, le=2048)] | None = None
     """Scale of the update, alpha / rank; left out, twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None

@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, Digest, ShortText, Uri, cel, exactly_one
-from finetune_api.v1alpha1.references import SecretRef
+from finetune_api.model import ApiModel, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 
 Metric = Literal[
@@ -66,23 +66,6 @@ class EvaluationSuite(ApiModel):
     """Metrics to compute; left out, Loss. Those of answers need rows with answers."""
     max_rows: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Rows to use, the first ones; left out, all."""
-
-
-class PreviousAdapter(ApiModel):
-    """The adapter that serves today, an artifact of this operator; what comes out is compared with it too."""
-
-    model_config = ConfigDict(
-        json_schema_extra=cel(
-            ("self.uri.matches('^s3://[^/]+/.+')", "uri is s3://bucket/folder, the folder of an adapter")
-        )
-    )
-
-    uri: Uri
-    """Its folder, as in status.artifact.uri of the job that made it."""
-    digest: Digest | None = None
-    """Expected sha256 of the folder's manifest.json; verified."""
-    secret_ref: SecretRef | None = None
-    """Credentials to read it."""
 
 
 class GenerationSpec(ApiModel):
@@ -223,8 +206,8 @@ class EvaluationSpec(ApiModel):
     samples: Annotated[int, Field(ge=0, le=20)] | None = None
     """Held-out prompts that report.html shows with the answers of base and tuned model; a row in which something looks like a secret
     or like personal data is left out. Left out, 5 where answers are written."""
-    previous: PreviousAdapter | None = None
-    """An adapter of the same base, evaluated on the same held-out rows."""
+    previous: EarlierAdapter | None = None
+    """The adapter that serves today, or another of the same base: evaluated on the same held-out rows."""
     suites: Annotated[list[EvaluationSuite], Field(min_length=1, max_length=4)] | None = None
     """Rows of other tasks, to see what is forgotten. What they share with the training rows is counted in the data report."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None

@@ -135,6 +135,11 @@ class FineTuneJobSpec(ApiModel):
                 "virtual tokens (adapter Prefix, Prompt) stand before a row, and packing joins rows; leave method.sft.packing out",
             ),
             (
+                "!has(self.adapter) || !has(self.adapter.initial) || !has(self.method)"
+                " || !(has(self.method.reward) || has(self.method.classification) || has(self.method.ppo))",
+                "adapter.initial is for methods sft, cpt, dpo, kto, orpo and grpo",
+            ),
+            (
                 "!has(self.dataset.mix) || (has(self.method) && has(self.method.cpt))",
                 "dataset.mix keeps general text among raw text, and needs method cpt; rows with answers go into dataset.train",
             ),

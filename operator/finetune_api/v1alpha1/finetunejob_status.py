@@ -7,7 +7,7 @@ from pydantic import Field
 from finetune_api.conditions import Conditions
 from finetune_api.model import ApiModel, Digest, Message, ShortText, Timestamp, Uri
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.references import SecretRef
+from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 
 Metrics = Annotated[dict[str, float], Field(max_length=32)]
 
@@ -306,6 +306,10 @@ class FineTuneJobStatus(ApiModel):
     """Progress as the train pod reports it."""
     base_model: ResolvedBaseModel | None = None
     """The base model, as resolved."""
+    initial_adapter: EarlierAdapter | None = None
+    """The adapter to go on from, as resolved."""
+    previous_adapter: EarlierAdapter | None = None
+    """The adapter to compare with, as resolved."""
     dataset: DatasetStatus | None = None
     """What the prepare stage found."""
     plan: PlanStatus | None = None

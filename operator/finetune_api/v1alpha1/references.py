@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, Digest, Name, Quantity, ShortText, Uri, cel
+from finetune_api.model import ApiModel, Digest, Name, Quantity, ShortText, Uri, cel, exactly_one
 
 
 class SecretRef(ApiModel):
@@ -23,6 +23,30 @@ class JobRef(ApiModel):
 
     name: Name
     """Name of the FineTuneJob."""
+
+
+class EarlierAdapter(ApiModel):
+    """An adapter that a job made on the same base: by its address, or by the job."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("uri", "jobRef"),
+            (
+                "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+')",
+                "uri is s3://bucket/folder, the folder of an adapter",
+            ),
+            ("!has(self.digest) || has(self.uri)", "digest belongs to a uri; a jobRef brings its own"),
+        )
+    )
+
+    uri: Uri | None = None
+    """Its folder, as in status.artifact.uri of the job that made it."""
+    job_ref: JobRef | None = None
+    """The job that makes it; this one waits until it is Complete."""
+    digest: Digest | None = None
+    """Expected sha256 of the folder's manifest.json; verified."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read it; left out with a jobRef, those of that job's output."""
 
 
 class ModelRef(ApiModel):

@@ -203,6 +203,8 @@ def secret_names(config: JobConfig, stage: Stage) -> set[str]:
         refs.append(config.base_model.secret_ref)
         previous = spec.evaluation.previous if spec.evaluation else None
         refs.append(previous.secret_ref if previous else None)
+        initial = spec.adapter.initial if spec.adapter else None
+        refs.append(initial.secret_ref if initial else None)
     if stage == "Prepare":
         refs += [source.secret_ref for _, source in _named_sources(spec)]
         refs += [suite.secret_ref for suite in (spec.dataset.quality.suites if spec.dataset.quality else None) or ()]

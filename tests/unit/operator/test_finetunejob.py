@@ -1,5 +1,6 @@
 """The course of a FineTuneJob: each step, each cause of a failure, and what the user reads."""
 
+import json
 from typing import Any
 
 import pytest
@@ -215,6 +216,42 @@ def test_an_upstream_adapter_is_no_base() -> None:
     status = chained(status=complete).settle()
     assert condition(status, "Accepted") == ("False", "Unsupported")
     assert "whole model" in message(status, "Accepted")
+
+
+EARLIER = {
+    "initial": lambda ref: {"adapter": {"type": "LoRA", "initial": ref}},
+    "previous": lambda ref: {"evaluation": {"previous": ref}},
+}
+
+
+@pytest.mark.parametrize("field", EARLIER)
+def test_an_adapter_of_an_earlier_job_is_waited_for_and_handed_on_by_address(field: str) -> None:
+    world = World(a_job(**EARLIER[field]({"jobRef": {"name": "first"}})))
+    assert "Waits for FineTuneJob first, which does not exist" in world.settle()["message"]
+    world.put(a_job("first", status=upstream_status("Complete", "Complete", artifact={"kind": "Adapter", **ARTIFACT})))
+    status = world.settle()
+    resolved = {**ARTIFACT, "secretRef": {"name": "out"}}
+    assert status[f"{field}Adapter"] == resolved
+    assert "startTime" in status
+    [config] = world.cache.all("ConfigMap")
+    spec = json.loads(config["data"]["job.json"])["spec"]
+    assert spec[{"initial": "adapter", "previous": "evaluation"}[field]][field] == resolved
+    [pod] = [job["spec"]["template"]["spec"] for job in world.cache.all("Job")]
+    assert "out" in json.dumps(pod["volumes"])
+
+
+@pytest.mark.parametrize("field", EARLIER)
+def test_a_whole_model_is_no_earlier_adapter(field: str) -> None:
+    complete = upstream_status("Complete", "Complete", artifact={"kind": "Model", **ARTIFACT})
+    status = World(a_job(**EARLIER[field]({"jobRef": {"name": "base"}})), a_job("base", status=complete)).settle()
+    assert condition(status, "Accepted") == ("False", "Unsupported")
+    assert "takes an adapter" in message(status, "Accepted")
+
+
+@pytest.mark.parametrize("field", EARLIER)
+def test_a_job_is_not_its_own_earlier_adapter(field: str) -> None:
+    status = World(a_job(**EARLIER[field]({"jobRef": {"name": "bot"}}))).settle()
+    assert "names this job itself" in message(status, "Accepted")
 
 
 # attempts

@@ -43,14 +43,15 @@ def trainer(lesson: Lesson) -> GroupTrainer:
     """One step: batchSize answers, numGenerations to each prompt."""
     settings = lesson.resolved.method_settings.grpo
     assert settings is not None
-    is_full = lesson.resolved.adapter.type == "Full"
+    adapter = lesson.resolved.adapter
+    needs_reference = adapter.type == "Full" or adapter.initial is not None
     lesson.model.generation_config.eos_token_id = lesson.stop_tokens  # TRL ends answers at these
     config = GRPOConfig(
         **lesson.arguments | {"include_num_input_tokens_seen": "no"},  # TRL counts them itself
         num_generations=settings.num_generations,
         max_completion_length=settings.max_new_tokens,
         temperature=settings.temperature,
-        beta=settings.beta if is_full else 0.0,
+        beta=settings.beta if needs_reference else 0.0,
         pad_to_multiple_of=None,
         disable_dropout=True,  # what is learned from is what was sampled
     )
@@ -62,7 +63,8 @@ def trainer(lesson: Lesson) -> GroupTrainer:
         processing_class=lesson.tokenizer,
     )
     # Given the weight at once, TRL keeps a copy of a fresh adapter as reference, which would be stored with every
-    # checkpoint; the base with its adapter switched off, which it takes without one, is the same model.
+    # checkpoint; the base with its adapter switched off, which it takes without one, is the same model. Not so where the
+    # adapter is an earlier job's.
     trainer.beta = settings.beta
     return trainer
 

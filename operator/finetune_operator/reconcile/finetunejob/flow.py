@@ -1,6 +1,6 @@
 """The order of a FineTuneJob's steps. Each finds its part done and lets the next one go, or does what is missing and stops.
 
-finished  cancelled  accepted  past_deadline  base_resolved  frozen  prepared  not_suspended  trained  concluded
+finished  cancelled  accepted  past_deadline  base_resolved  adapters_resolved  frozen  prepared  not_suspended  trained  concluded
 """
 
 from collections.abc import Callable
@@ -12,13 +12,14 @@ from finetune_api.conditions import Condition, upsert
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
+from finetune_operator.cache import UPSTREAM, named_by
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.plan import Plan, StatusWrite, ref_of
-from finetune_operator.reconcile.finetunejob import finish, provider, stages, start
+from finetune_operator.reconcile.finetunejob import earlier, finish, provider, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 from finetune_operator.reconcile.finetunejob.finalizer import is_held
-from finetune_operator.reconcile.finetunejob.observation import Observation, upstream_name
+from finetune_operator.reconcile.finetunejob.observation import Observation
 
 Step = Callable[[Draft], bool]
 
@@ -28,6 +29,7 @@ STEPS: list[Step] = [
     start.accepted,
     finish.past_deadline,
     start.base_resolved,
+    earlier.adapters_resolved,
     start.frozen,
     stages.prepared,
     stages.not_suspended,
@@ -63,7 +65,7 @@ def _base(draft: Draft) -> str:
     base = draft.job.spec.base_model
     if base.from_config is not None:
         return f"{base.from_config.architecture} from random weights"
-    return base.uri or f"FineTuneJob {upstream_name(draft.seen.body)}"
+    return base.uri or f"FineTuneJob {named_by(draft.seen.body, UPSTREAM)}"
 
 
 def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Plan:

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
 from finetune_api.pods import Report
-from finetune_operator.cache import DEPLOYS, JOB_LABEL, JOB_UID_LABEL, UPSTREAM, Cache, Manifest, labels_of
+from finetune_operator.cache import DEPLOYS, JOB_LABEL, JOB_UID_LABEL, UPSTREAMS, Cache, Manifest, labels_of, named_by
 from finetune_operator.manifests.delegate import cancel_name
 from finetune_operator.manifests.training import config_name
 from finetune_operator.plan import Key, Ref, Sources
@@ -29,8 +30,8 @@ class Observation:
     """batch/v1 Jobs of its attempts, by name."""
     pods: tuple[Manifest, ...]
     """Their pods."""
-    upstream: Manifest | None
-    """The FineTuneJob of baseModel.jobRef."""
+    upstreams: Mapping[str, Manifest]
+    """The FineTuneJobs there are of those it waits for, by the reference that names them (UPSTREAMS)."""
     deployment: Manifest | None
     """The AdapterDeployment of deploy.name."""
     report: Received[Report] | None
@@ -54,7 +55,11 @@ def observe(sources: Sources, key: Key) -> Observation | None:
         cancel_config=cache.get("ConfigMap", key.namespace, cancel_name(key.name, uid)),
         jobs={job["metadata"]["name"]: job for job in cache.labelled("Job", key.namespace, JOB_UID_LABEL, uid)},
         pods=tuple(cache.labelled("Pod", key.namespace, JOB_UID_LABEL, uid)),
-        upstream=_named(cache, KIND, key.namespace, upstream_name(body)),
+        upstreams={
+            reference: found
+            for reference in UPSTREAMS
+            if (found := _named(cache, KIND, key.namespace, named_by(body, reference))) is not None
+        },
         deployment=_named(cache, "AdapterDeployment", key.namespace, deploy.get("name")),
         report=sources.reports.jobs.get(uid),
         answers=sources.answers,
@@ -66,19 +71,13 @@ def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
     namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
     concerned: list[Manifest] = []
     if kind == KIND:
-        concerned = [body, *sources.cache.referring(KIND, namespace, UPSTREAM, name)]
+        waiting = (sources.cache.referring(KIND, namespace, reference, name) for reference in UPSTREAMS)
+        concerned = [body, *chain.from_iterable(waiting)]
     elif kind == "AdapterDeployment":
         concerned = sources.cache.referring(KIND, namespace, DEPLOYS, name)
     elif JOB_LABEL in labels_of(body):
         yield Key(KIND, namespace, labels_of(body)[JOB_LABEL])
     yield from (Key(KIND, namespace, each["metadata"]["name"]) for each in concerned)
-
-
-def upstream_name(body: Manifest) -> str | None:
-    """Name of the job whose model this one starts from."""
-    reference = body["spec"]["baseModel"].get("jobRef") or {}
-    name: str | None = reference.get("name")
-    return name
 
 
 def _named(cache: Cache, kind: str, namespace: str, name: str | None) -> Manifest | None:

@@ -3,21 +3,19 @@
 Order matters: the ConfigMap first, then startTime (from which the API server refuses changes), then the first Job.
 """
 
-from finetune_api.conditions import find
 from finetune_api.pods import JobConfig
-from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob import FineTuneJob
+from finetune_api.reasons import Stage
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
+from finetune_operator.cache import UPSTREAM
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.manifests.training import CONFIG_KEY, config_map, kubernetes
 from finetune_operator.plan import ref_of
-from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, Finding, first_finding, service_account_finding
+from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding, service_account_finding
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.earlier import adapters_by_address
 from finetune_operator.reconcile.finetunejob.finalizer import hold
+from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, refuse
 
-LOOK_AGAIN_SECONDS = 15.0
-"""A ServiceAccount is not watched: after a refusal it is read again."""
-WAITING_FOR_JOB = "WaitingForJob"
 DRY_RUN = "finetune.dev/dry-run"
 """Annotation of a delegated job, read when it starts: show the request and send nothing."""
 
@@ -36,15 +34,6 @@ def accepted(draft: Draft) -> bool:
     return False
 
 
-def refuse(draft: Draft, finding: Finding) -> None:
-    """Accepted=False: nothing happens until the spec changes."""
-    draft.condition(Stage.ACCEPTED, "False", finding.reason, finding.message)
-    draft.condition(Stage.STALLED, "True", finding.reason, finding.message)
-    draft.stand(finding.reason, finding.message)
-    if finding.reason == Reason.NOT_ALLOWED:
-        draft.later(LOOK_AGAIN_SECONDS)
-
-
 def base_resolved(draft: Draft) -> bool:
     """Find the address behind baseModel, waiting for the job that makes it. Returns whether the job stands here."""
     if draft.status.start_time is not None:
@@ -57,50 +46,14 @@ def base_resolved(draft: Draft) -> bool:
             )
         )
         return False
-    if base.job_ref.name == draft.name:
-        refuse(
-            draft,
-            Finding(
-                Reason.UNSUPPORTED, "baseModel.jobRef names this job itself; name the job whose model it starts from."
-            ),
-        )
+    found = finished_upstream(draft, UPSTREAM, base.job_ref.name, "Model")
+    if found is None:
         return True
-    if draft.seen.upstream is None:
-        _wait(draft, f"Waits for FineTuneJob {base.job_ref.name}, which does not exist in namespace {draft.namespace}.")
-        return True
-    upstream = FineTuneJob.model_validate(draft.seen.upstream)
-    return _wait_for(draft, base.job_ref.name, upstream, str(draft.seen.upstream["metadata"]["uid"]))
-
-
-def _wait_for(draft: Draft, name: str, upstream: FineTuneJob, uid: str) -> bool:
-    status = upstream.status
-    failed = find((status and status.conditions) or [], Stage.FAILED)
-    if failed is not None and failed.status == "True":
-        message = f"FineTuneJob {name} has failed ({failed.reason}: {failed.message}). Delete it and create it anew, or cancel this job."
-        draft.condition(Stage.STALLED, "True", "UpstreamFailed", message)
-        _wait(draft, message)
-        return True
-    complete = find((status and status.conditions) or [], Stage.COMPLETE)
-    if status is None or complete is None or complete.status != "True" or status.artifact is None:
-        state = (status and status.state) or "Pending"
-        _wait(draft, f"Waits for FineTuneJob {name}, which is {state}.")
-        return True
-    if status.artifact.kind != "Model":
-        message = (
-            f"FineTuneJob {name} made an adapter; baseModel.jobRef takes a whole model: a job with adapter Full. "
-            "An adapter is served on its base by an AdapterDeployment."
-        )
-        refuse(draft, Finding(Reason.UNSUPPORTED, message))
-        return True
-    secret = draft.job.spec.base_model.secret_ref or upstream.spec.output.secret_ref
-    artifact = status.artifact
-    draft.update(base_model=ResolvedBaseModel(uri=artifact.uri, digest=artifact.digest, secret_ref=secret, job_uid=uid))
+    secret = base.secret_ref or found.secret_ref
+    draft.update(
+        base_model=ResolvedBaseModel(uri=found.uri, digest=found.digest, secret_ref=secret, job_uid=found.job_uid)
+    )
     return False
-
-
-def _wait(draft: Draft, message: str) -> None:
-    draft.condition(Stage.RUNNING, "False", WAITING_FOR_JOB, message)
-    draft.stand(WAITING_FOR_JOB, message)
 
 
 def frozen(draft: Draft) -> bool:
@@ -131,7 +84,7 @@ def new_config(draft: Draft) -> JobConfig:
         namespace=draft.namespace,
         name=draft.name,
         uid=draft.uid,
-        spec=draft.job.spec,
+        spec=adapters_by_address(draft),
         base_model=draft.status.base_model or ResolvedBaseModel(),
         image=kubernetes(draft.job.spec).image or draft.seen.settings.trainer_image,
         delegate_image=draft.seen.settings.operator_image if is_delegated else None,
