@@ -8,6 +8,7 @@ import pytest
 
 from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
+from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder
@@ -30,7 +31,7 @@ def scores_texts(config: JobConfig, secret: Path) -> bool:
     return json.loads(job_store(config, secret.parent).get("resolved.json"))["method"] in ("reward", "classification")
 
 
-def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: str) -> tuple[Any, Any]:
+def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: AdapterType) -> tuple[Any, Any]:
     """The published model and its tokenizer, made of the artifact's files and the base's."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
@@ -40,7 +41,7 @@ def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter:
     key = "model" if adapter == "Full" else "adapter"
     fetch_folder(job_store(config, secret.parent), key, tmp_path / key, None)
     if (tmp_path / key / "config.json").exists() and scores_texts(config, secret):
-        return load_scorer(tmp_path / key, base, "cpu"), AutoTokenizer.from_pretrained(base)
+        return load_scorer(tmp_path / key, base, "cpu", adapter), AutoTokenizer.from_pretrained(base)
     if adapter == "Full":
         return AutoModelForCausalLM.from_pretrained(tmp_path / key), AutoTokenizer.from_pretrained(tmp_path / key)
     assert not [path for path in (tmp_path / key).rglob("*") if path.is_dir()], "one adapter, and no copy beside it"

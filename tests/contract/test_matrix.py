@@ -177,14 +177,14 @@ def loaded(config: JobConfig, secret: Path, tmp_path: Path, adapter: str) -> Any
     import transformers
     from peft import PeftModel
 
-    from finetune_trainer.model import keep_quantised_weights_in_place
+    from finetune_trainer.head import keep_quantised_weights_in_place
 
     folder = tmp_path / "published"
     fetch_folder(job_store(config, secret.parent), "model" if adapter == "Full" else "adapter", folder, None)
     whole = folder if adapter == "Full" else tmp_path / "work" / "base"
     described = folder if (folder / "config.json").exists() else whole  # a head is described beside its adapter
     about = transformers.AutoConfig.from_pretrained(described)
-    about.__dict__.pop("quantization_config", None)  # the training's own; stated below
+    assert not hasattr(about, "quantization_config"), "it describes the plain base"
     [kind] = about.architectures
     if described is not whole:  # stored is how many scores it gives, not that it gives scores
         kind = kind.replace("ForCausalLM", "ForSequenceClassification")

@@ -73,8 +73,8 @@ def scored_again(config: JobConfig, secret: Path, work: Path) -> list[RowScore]:
 
     from finetune_trainer.encode import encoder
     from finetune_trainer.evaluate import Exam, score
+    from finetune_trainer.head import keep_quantised_weights_in_place
     from finetune_trainer.machine import Numerics
-    from finetune_trainer.model import keep_quantised_weights_in_place
     from finetune_trainer.rewards import judge
 
     store = job_store(config, secret.parent)

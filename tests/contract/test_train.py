@@ -111,7 +111,7 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     from safetensors.numpy import load_file
     from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-    from finetune_trainer.model import keep_quantised_weights_in_place
+    from finetune_trainer.head import keep_quantised_weights_in_place
 
     folder = fetched(config, secret, tmp_path / "adapter", "adapter")
     stated = json.loads((folder / "adapter_config.json").read_bytes())

@@ -8,9 +8,12 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.artifacts import Resolved
+from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 
+QUANTISED = ("QLoRA", "QDoRA")
+"""Adapters on a base in 4 bits."""
 MULTI = "multi_label_classification"
 
 
@@ -52,26 +55,50 @@ def fit_padding(model: Any, tokenizer: Any) -> None:
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
-def load_scorer(folder: Path, base: Path | None, device: str) -> Any:
+def nf4(has_head: bool, compute: torch.dtype) -> BitsAndBytesConfig:
+    """How a base is held in 4 bits."""
+    return BitsAndBytesConfig(
+        llm_int8_skip_modules=["score", "classifier", "pooler.dense", "pre_classifier", "head.dense"]
+        if has_head
+        else None,  # a new head learns in full
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def keep_quantised_weights_in_place(model: Any) -> None:
+    """On CPUs with AVX512-BF16 bitsandbytes repacks the weights in place at the first forward in eval mode, and every
+    gradient after that is silently wrong."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def load_scorer(folder: Path, base: Path | None, device: str, adapter: AdapterType) -> Any:
     """A published model that scores texts: whole in ``folder``, or an adapter there for the ``base``; in float32, at rest.
 
-    Its configuration is in ``folder`` in both cases: the scores' number and names, the padding, the base's quantisation.
+    Its configuration is in ``folder`` in both cases: the scores' number and names, the padding. ``adapter`` is the type it was
+    trained with (in resolved.json): the base is held as it was then.
     """
     from peft import PeftModel
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    whole = not (folder / "adapter_config.json").exists()
-    # Left in the configuration, it would say that the base's weights are stored quantised.
-    quantised = config.__dict__.pop("quantization_config", None)
+    whole, quantised = adapter == "Full", adapter in QUANTISED
     model = AutoModelForSequenceClassification.from_pretrained(
         folder if whole else base,
         config=config,
-        quantization_config=BitsAndBytesConfig.from_dict(quantised) if quantised else None,
+        quantization_config=nf4(True, torch.float32) if quantised else None,
         dtype=torch.float32,
         device_map={"": device},
         use_safetensors=True,
         local_files_only=True,
     )
+    if quantised:
+        keep_quantised_weights_in_place(model)
     return (model if whole else PeftModel.from_pretrained(model, folder)).eval()
 
 

@@ -11,7 +11,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    BitsAndBytesConfig,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -21,14 +20,13 @@ from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_storage import fetch_model
-from finetune_trainer.head import Head, fit_padding, head_of
+from finetune_trainer.head import QUANTISED, Head, fit_padding, head_of, keep_quantised_weights_in_place, nf4
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
 from finetune_trainer.world import World
 
 DEFAULT_INITIALIZER_RANGE = 0.02
-QUANTISED = ("QLoRA", "QDoRA")
 
 
 class Base(NamedTuple):
@@ -93,7 +91,9 @@ def _from_folder(
         **(head.settings() if head else {}),
         dtype=torch.bfloat16 if small else torch.float32,
         device_map={"": numerics.device},
-        quantization_config=_nf4(numerics, head) if quantised else None,
+        quantization_config=nf4(head is not None, torch.bfloat16 if numerics.bf16 else torch.float32)
+        if quantised
+        else None,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -102,28 +102,6 @@ def _from_folder(
     if quantised:
         keep_quantised_weights_in_place(model)
     return model, tuple(sorted({name.rpartition(".")[0] for name in report["missing_keys"]})) if head else ()
-
-
-def _nf4(numerics: Numerics, head: Head | None) -> BitsAndBytesConfig:
-    return BitsAndBytesConfig(
-        llm_int8_skip_modules=["score", "classifier", "pooler.dense", "pre_classifier", "head.dense"]
-        if head
-        else None,  # a new head learns in full
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if numerics.bf16 else torch.float32,
-    )
-
-
-def keep_quantised_weights_in_place(model: Any) -> None:
-    """On CPUs with AVX512-BF16 bitsandbytes repacks the weights in place at the first forward in eval mode, and every
-    gradient after that is silently wrong."""
-    from bitsandbytes.nn import Linear4bit
-
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:

@@ -1,6 +1,7 @@
 """Store what came out: artifact, evaluation, metrics, and last of all the job's manifest. Safe to repeat at any point."""
 
 import json
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -173,4 +174,6 @@ def save_adapter(model: Any, base: ResolvedBaseModel, stop_tokens: list[int], fo
         model.generation_config.eos_token_id = stop_tokens
         model.generation_config.save_pretrained(folder)
     else:  # how many scores there are and what they mean is in the model's own configuration only
-        model.get_base_model().config.save_pretrained(folder)
+        plain = deepcopy(model.get_base_model().config)
+        plain.__dict__.pop("quantization_config", None)  # how the training held the base, which is stored plain
+        plain.save_pretrained(folder)

@@ -61,7 +61,7 @@ class DpoMethod(ApiModel):
 class RewardMethod(ApiModel):
     """Reward model: a new head gives a text one number, the chosen answer a higher one than the rejected (Bradley-Terry).
 
-    Its artifact scores answers for ppo and grpo; it is not served.
+    Its artifact scores texts; it is not served, and no other method learns from it yet.
     """
 
     center_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None
