@@ -1,6 +1,7 @@
 """Going on from an earlier job's adapter: it learns on, the reference is that adapter, and what contradicts it is refused."""
 
 import importlib
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -8,15 +9,19 @@ from uuid import uuid4
 import pytest
 from safetensors.torch import load_file
 
-from finetune_api.artifacts import ResolvedAdapterSpec
+from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
+from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.adapter import AdapterSpec
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
+from finetune_storage import open_store
+from finetune_trainer import prepare
 from finetune_trainer.choices import Choices
 from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.initial import adopted
@@ -26,6 +31,13 @@ from s3_server import S3Server
 from tiny_models import write_tiny_llama
 
 LOSS = EvaluationSpec(metrics=["Loss"])
+GRPO = GrpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    num_generations=4,
+    max_new_tokens=2,
+    temperature=1.0,
+    beta=0.1,
+)
 ROWS = {"train": colour_rows(24), "test": colour_rows(6, 200)}
 
 
@@ -38,6 +50,7 @@ class First(NamedTuple):
     adapter: EarlierAdapter
     folder: Path
     """Its published files."""
+    digest: str
     loss: float
 
 
@@ -56,7 +69,9 @@ def first(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Firs
     trained = train_here(config, secrets, work)
     assert trained.evaluation is not None
     ref = EarlierAdapter(uri=trained.artifact.uri, secret_ref=SecretRef(name="s3"))
-    return First(bucket, base, folder, ref, work / "artifact", trained.evaluation.tuned["Loss"])
+    return First(
+        bucket, base, folder, ref, work / "artifact", str(trained.artifact.digest), trained.evaluation.tuned["Loss"]
+    )
 
 
 def places(secret: Path, tmp_path: Path) -> Places:
@@ -138,8 +153,6 @@ def test_the_reference_is_the_initial_adapter(
 def test_grpo_keeps_the_initial_adapter_beside_and_publishes_one(
     first: First, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rewards = [RewardSpec(regex=RegexReward(pattern="[a-m]"))]
-    grpo = GrpoMethod(rewards=rewards, num_generations=4, max_new_tokens=2, temperature=1.0, beta=0.1)
     [trainer], _ = go_on(
         first,
         secret,
@@ -147,7 +160,7 @@ def test_grpo_keeps_the_initial_adapter_beside_and_publishes_one(
         monkeypatch,
         "grpo",
         rows={"train": colour_rows(12)},
-        method_settings=MethodSpec(grpo=grpo),
+        method_settings=MethodSpec(grpo=GRPO),
     )
     before = load_file(first.folder / "adapter_model.safetensors")
     published = tmp_path / "work" / "artifact"
@@ -166,6 +179,68 @@ def test_a_second_job_goes_on_where_the_first_ended(
     assert trained.loss < 1.2 * first.loss
     assert trained.evaluation.tuned["Loss"] < first.loss
     assert trained.evaluation.base["Loss"] > 1.3 * first.loss, "the base is the base"
+
+
+@pytest.mark.parametrize("method", ["dpo", "grpo"])
+def test_a_resumed_run_has_the_same_reference_and_ends_the_same(
+    first: First, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    from finetune_trainer.methods.lesson import Watched
+
+    adapter = resolved_adapter(
+        *_adopted(AdapterSpec(type="LoRA", initial=first.adapter), first, secret, tmp_path, Choices())
+    )
+    settings = training(steps=4, checkpoint_every_steps=2, learning_rate=2e-2, batch_size=8, micro_batch_size=8)
+    case: dict[str, Any] = {"method": method, "adapter": adapter, "settings": settings, "base": first.base}
+    case["method_settings"] = MethodSpec(grpo=GRPO) if method == "grpo" else None
+    rows = {"train": preferences(16) if method == "dpo" else colour_rows(12)}
+    whole, broken = (
+        prepare_job(first.bucket, secret.parent, rows, name=f"{method}-{name}", **case) for name in ("whole", "broken")
+    )
+    train_here(whole, secret.parent, tmp_path / "whole")
+    real = Watched.training_step
+
+    def pulled_out(self: Any, *rest: Any, **more: Any) -> Any:
+        if self.state.global_step == 2:
+            raise ConnectionError("the plug is out")
+        return real(self, *rest, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Watched, "training_step", pulled_out)
+        with pytest.raises(ConnectionError):
+            train_here(broken, secret.parent, tmp_path / "broken")
+    train_here(broken, secret.parent, tmp_path / "again")
+    weights = [tmp_path / name / "artifact" / "adapter_model.safetensors" for name in ("whole", "again")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+def test_prepare_writes_the_pinned_adapter_and_what_it_brings(first: First, secret: Path, tmp_path: Path) -> None:
+    store = open_store(first.bucket, secret)
+    store.put("data/train.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in preferences(16)))
+    s3 = {"name": "s3"}
+    spec = {
+        "baseModel": {"uri": first.base.uri, "secretRef": s3},
+        "dataset": {"train": {"uri": f"{first.bucket}/data/train.jsonl", "secretRef": s3}},
+        "method": {"dpo": {}},
+        "adapter": {"type": "LoraPlus", "initial": first.adapter.wire()},
+        "output": {"uri": first.bucket, "secretRef": s3},
+    }
+    config = JobConfig(
+        namespace="team-a",
+        name="on-top",
+        uid="u",
+        spec=FineTuneJobSpec.model_validate(spec),
+        base_model=first.base,
+        image="i",
+    )
+    done = prepare.run(config, places(secret, tmp_path))
+    resolved = Resolved.model_validate_json(store.get("team-a/on-top/u/resolved.json"))
+    assert resolved.adapter.initial is not None
+    assert resolved.adapter.initial.digest == first.digest
+    assert (resolved.adapter.rank, resolved.adapter.alpha, resolved.adapter.learning_rate_ratio) == (8, 24, 16.0)
+    assert ("adapter.rank", "8", "that of the initial adapter") in [
+        (each.field, each.value, each.reason) for each in done.plan.choices
+    ]
 
 
 @pytest.mark.parametrize(
