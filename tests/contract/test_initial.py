@@ -177,6 +177,8 @@ def test_a_second_job_goes_on_where_the_first_ended(
 ) -> None:
     _, trained = go_on(first, secret, tmp_path, monkeypatch, "sft", rows=ROWS, evaluation=LOSS)
     assert trained.loss < 1.2 * first.loss
+    card = (tmp_path / "work" / "artifact" / "README.md").read_text()
+    assert f"| Initial adapter | {first.adapter.uri} {first.digest} |" in card
     assert trained.evaluation.tuned["Loss"] < first.loss
     assert trained.evaluation.base["Loss"] > 1.3 * first.loss, "the base is the base"
 

@@ -92,10 +92,11 @@ def _hub_datasets(resolved: Resolved) -> list[str]:
 
 def _origin(resolved: Resolved, course: Course) -> str:
     base = resolved.base_model.uri or "random weights of a stated architecture"
-    training = resolved.training
+    training, initial = resolved.training, resolved.adapter.initial
     pairs = {
         "Job": f"{resolved.namespace}/{resolved.name} ({resolved.uid})",
         "Base model": " ".join(filter(None, (base, resolved.base_model.revision, resolved.base_model.digest))),
+        **({"Initial adapter": f"{initial.uri} {initial.digest}"} if initial else {}),
         "Method": f"{resolved.method}, {resolved.adapter.type}",
         "Data": resolved.data_digest,
         "Steps": f"{course.steps} of {training.batch_size} rows, {course.tokens:,} tokens, seed {training.seed}",
