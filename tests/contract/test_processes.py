@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
-from finetune_api.pods import JobConfig, Summary
+from finetune_api.pods import JobConfig, Summary, Trained
 from finetune_api.reasons import Failure, Reason
 from prepared_jobs import colour_rows, job_store, lines_until, prepare_job, train_here, training
 from stage_process import ForkedStage
 
 STEPS = 8
-CASE: dict[str, Any] = {
+LORA: dict[str, Any] = {
     "rows": {"train": colour_rows(32), "test": colour_rows(6, 100)},
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
-    "settings": training(steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4),
+    "settings": training(steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, label_smoothing=0.1),
 }
-FULL = CASE | {
+FULL = LORA | {
     "adapter": ResolvedAdapterSpec(type="Full"),
     "settings": training(
         steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, learning_rate=1e-3, weight_decay=0.01
@@ -62,13 +62,33 @@ def losses(config: JobConfig, secrets: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in lines]
 
 
-@pytest.mark.parametrize("case", [pytest.param(CASE, id="lora"), pytest.param(FULL, id="full, spread")])
-def test_two_processes_stop_together_go_on_and_learn_what_one_learns(
-    bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any]
-) -> None:
+def assert_as_one(config: JobConfig, made: list[Summary], one: JobConfig, alone: Trained, secrets: Path) -> None:
+    """What two processes came to is what one did."""
+    together, nothing = made[0].trained, made[1].trained
+    assert together is not None
+    assert nothing is None, "one of them evaluates and publishes"
+    assert losses(config, secrets) == pytest.approx(losses(one, secrets), rel=1e-4)
+    assert alone.evaluation is not None
+    assert together.evaluation is not None
+    assert together.evaluation.tuned == pytest.approx(alone.evaluation.tuned, rel=1e-3)
+    assert together.trained_tokens == alone.trained_tokens
+    manifest = Manifest.model_validate_json(job_store(config, secrets).get("manifest.json"))
+    assert any(each.path.endswith(".safetensors") for each in manifest.files)
+
+
+def test_an_adapter_learns_in_two_processes_what_it_learns_in_one(bucket: str, secret: Path, tmp_path: Path) -> None:
     secrets = secret.parent
-    one = prepare_job(bucket, secrets, name="one", **case)
-    two = prepare_job(bucket, secrets, name="two", **case)
+    one, two = (prepare_job(bucket, secrets, name=name, **LORA) for name in ("one", "two"))
+    alone = train_here(one, secrets, tmp_path / "one")
+    with crew(two, secrets, tmp_path / "two") as made:
+        codes, said, outputs = ends(made, tmp_path / "two")
+    assert codes == [0, 0], outputs
+    assert_as_one(two, said, one, alone, secrets)
+
+
+def test_a_spread_model_stops_in_all_processes_and_goes_on(bucket: str, secret: Path, tmp_path: Path) -> None:
+    secrets = secret.parent
+    one, two = (prepare_job(bucket, secrets, name=name, **FULL) for name in ("one", "two"))
     alone = train_here(one, secrets, tmp_path / "one")
 
     with crew(two, secrets, tmp_path / "first") as made:
@@ -87,13 +107,4 @@ def test_two_processes_stop_together_go_on_and_learn_what_one_learns(
         codes, said, outputs = ends(made, tmp_path / "second")
     assert codes == [0, 0], outputs
     assert "resuming from the checkpoint of step" in outputs[0]
-    together, nothing = said[0].trained, said[1].trained
-    assert together is not None
-    assert nothing is None, "one of them evaluates and publishes"
-    assert losses(two, secrets) == pytest.approx(losses(one, secrets), rel=1e-4)
-    assert alone.evaluation is not None
-    assert together.evaluation is not None
-    assert together.evaluation.tuned == pytest.approx(alone.evaluation.tuned, rel=1e-3)
-    assert together.trained_tokens == alone.trained_tokens
-    manifest = Manifest.model_validate_json(job_store(two, secrets).get("manifest.json"))
-    assert any(each.path.endswith(".safetensors") for each in manifest.files)
+    assert_as_one(two, said, one, alone, secrets)

@@ -36,6 +36,17 @@ def test_one_yaml_becomes_a_stored_adapter(namespace: Kubectl, tiny_base: str, s
     )
 
 
+def test_two_pods_train_one_adapter(namespace: Kubectl, tiny_base: str) -> None:
+    job = tiny_job(tiny_base, backend={"kubernetes": {"nodes": 2}})
+    namespace.apply(data_config_map(jsonl(rows())), job)
+    namespace("wait", "finetunejob/tiny", "--for=condition=Complete", "--timeout=400s")
+    status = namespace.get("finetunejob", "tiny")["status"]
+    assert status["artifact"]["kind"] == "Adapter"
+    train = [each for each in namespace.list("jobs") if each["metadata"]["labels"]["finetune.dev/stage"] == "train"]
+    assert [(each["spec"]["completions"], each["status"]["succeeded"]) for each in train] == [(2, 2)]
+    assert train[0]["metadata"]["name"] in {each["metadata"]["name"] for each in namespace.list("services")}
+
+
 def test_deleting_a_job_leaves_nothing_running(namespace: Kubectl, tiny_base: str) -> None:
     namespace.apply(data_config_map(jsonl(rows())), tiny_job(tiny_base, training={"maxSteps": 500, "batchSize": 4}))
     job_when(namespace, "tiny", "Running", lambda job: is_true(job, "Running"), 240)

@@ -51,6 +51,9 @@ def test_spread_weights_are_for_adamw() -> None:
     assert said is not None
     assert "knows no weights that are spread over several processes" in said
     assert finding(backend=several, adapter={"type": "Full"}) is None
+    said = finding(backend=several, adapter={"type": "Full"}, method={"dpo": {}})
+    assert said is not None
+    assert said.startswith("method dpo with adapter Full cannot be spread over several processes yet")
     assert finding(backend=several, training={"optimizer": "AdamW8bit"}) is None, "an adapter is on every GPU"
 
 

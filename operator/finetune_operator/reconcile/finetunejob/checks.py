@@ -133,6 +133,10 @@ def processes_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
         return unsupported(
             f"training.optimizer {optimizer} knows no weights that are spread over several processes, as those of adapter Full are: use AdamW."
         )
+    if method == "dpo" and adapter_of(spec) == "Full":
+        return unsupported(
+            "method dpo with adapter Full cannot be spread over several processes yet: use another adapter, or gpus and nodes of at most 1."
+        )
     if method in IN_SHARES:
         return None
     return unsupported(
