@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     PlanStatus,
     ResolvedBaseModel,
     SplitStatistics,
+    ValidationStatus,
 )
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
@@ -119,6 +120,8 @@ class JobRecord(ApiModel):
     """Last training loss."""
     peak_memory: MemoryMeasured | None = None
     """Of the training, where it ran on a GPU."""
+    validation: ValidationStatus | None = None
+    """Where its loss was measured during the training."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 
@@ -151,6 +154,12 @@ class ResolvedTraining(ApiModel):
     checkpoint_every_steps: int
     keep_checkpoints: int
     """The newest so many."""
+    evaluate_every_steps: int = 0
+    """On the validation rows; 0: never."""
+    publish_best: bool = False
+    patience: int | None = None
+    """Of early stopping."""
+    min_delta: float = 0.0
     packing: bool
     assistant_only_loss: bool
 

@@ -21,6 +21,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     PlanStatus,
     ResolvedBaseModel,
     TrainerStatus,
+    ValidationStatus,
 )
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
@@ -127,6 +128,8 @@ class Trained(ApiModel):
     """Last training loss."""
     peak_memory: MemoryMeasured | None = None
     """Of the training, where it ran on a GPU."""
+    validation: ValidationStatus | None = None
+    """Where its loss was measured during the training."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from finetune_api.artifacts import MANIFEST, FileEntry, JobRecord, Manifest, Resolved, ResolvedDelegation
 from finetune_api.model import Digest
 from finetune_api.pods import Trained
-from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, MemoryMeasured
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, MemoryMeasured, ValidationStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, document
@@ -27,6 +27,8 @@ class Course(NamedTuple):
     """Where it ran on a GPU of this cluster."""
     provider: ProviderStatus | None = None
     """Where a provider trained."""
+    validation: ValidationStatus | None = None
+    """Where its loss was measured while training."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ def record_of(resolved: Resolved | ResolvedDelegation, resolved_digest: Digest, 
         steps=course.steps,
         loss=course.loss,
         peak_memory=course.peak_memory,
+        validation=course.validation,
         provider=course.provider,
     )
 
@@ -86,6 +89,7 @@ def published(store: Store) -> Trained | None:
         steps=job.steps,
         loss=job.loss,
         peak_memory=job.peak_memory,
+        validation=job.validation,
         provider=job.provider,
     )
 

@@ -11,6 +11,7 @@ from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary
 from finetune_api.reasons import Reason
 from prepared_jobs import (
+    COLOURS,
     TINY,
     colour_rows,
     job_store,
@@ -180,3 +181,54 @@ def test_a_store_that_is_down_is_waited_for(bucket: str, secret: Path, tmp_path:
         output, _ = process.communicate(timeout=100)
         assert process.returncode == 0, output
         assert weights(config, secrets) == weights(whole, secret.parent)
+
+
+WRONG = [
+    row | {"completion": colour}
+    for row in colour_rows(8, 100)
+    for colour in COLOURS
+    if colour not in str(row["completion"])
+][:6]
+"""The shape of an answer is learned from the training rows; and then that these answers are wrong."""
+STOPPING = {
+    "rows": {"train": colour_rows(46), "validation": WRONG},
+    "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2),
+    "settings": training(
+        steps=60,
+        learning_rate=3e-2,
+        checkpoint_every_steps=4,
+        keep_checkpoints=1,
+        evaluate_every_steps=3,
+        publish_best=True,
+        patience=3,
+    ),
+}
+
+
+def losses(config: JobConfig, secrets_dir: Path) -> dict[int, float]:
+    """Validation losses of metrics.jsonl by step."""
+    lines = map(json.loads, job_store(config, secrets_dir).get("metrics.jsonl").splitlines())
+    return {line["step"]: line["validationLoss"] for line in lines if "validationLoss" in line}
+
+
+def test_it_stops_and_publishes_its_best_interrupted_or_not(bucket: str, secret: Path, tmp_path: Path) -> None:
+    whole, broken = (prepare_job(bucket, secret.parent, name=name, **STOPPING) for name in ("whole", "broken"))
+    trained = train_here(whole, secret.parent, tmp_path / "whole")
+    ending, measured = trained.validation, losses(whole, secret.parent)
+    assert ending is not None
+    assert list(measured) == list(range(3, ending.last_step + 1, 3))
+    assert ending.published_step == min(measured, key=lambda step: measured[step])
+    assert ending.last_step == trained.steps == ending.published_step + 9 < 60
+    assert checkpoint_steps(whole, secret.parent) == [ending.published_step, ending.last_step]
+    assert ending.message in job_store(whole, secret.parent).get("report.html").decode()
+    assert trained.evaluation is not None
+    assert trained.evaluation.tuned["Loss"] == ending.loss == measured[ending.published_step]
+    assert interrupt(broken, secret.parent, tmp_path / "first", ending.published_step + 3, signal.SIGKILL) == -9
+    again = train_here(broken, secret.parent, tmp_path / "second")
+    assert again.validation == ending
+    assert losses(broken, secret.parent) == measured
+    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    store = job_store(broken, secret.parent)
+    store.delete(["manifest.json"])
+    third = train_here(broken, secret.parent, tmp_path / "third")
+    assert third.artifact.digest == again.artifact.digest, "only the publishing was left"

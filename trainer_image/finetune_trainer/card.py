@@ -93,6 +93,7 @@ def _hub_datasets(resolved: Resolved) -> list[str]:
 def _origin(resolved: Resolved, course: Course) -> str:
     base = resolved.base_model.uri or "random weights of a stated architecture"
     training, initial = resolved.training, resolved.adapter.initial
+    ending = {"Published": course.validation.message} if course.validation else {}
     pairs = {
         "Job": f"{resolved.namespace}/{resolved.name} ({resolved.uid})",
         "Base model": " ".join(filter(None, (base, resolved.base_model.revision, resolved.base_model.digest))),
@@ -102,6 +103,7 @@ def _origin(resolved: Resolved, course: Course) -> str:
         "Steps": f"{course.steps} of {training.batch_size} rows, {course.tokens:,} tokens, seed {training.seed}",
         "Learning rate": f"{training.learning_rate:g}, {training.scheduler}",
         "Servable": servable_as(resolved),
+        **ending,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in pairs.items())])
 

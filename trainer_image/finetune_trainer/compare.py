@@ -64,6 +64,21 @@ def base_scores(
     return scores
 
 
+def validation_loss(inputs: Inputs, encoder: Encoder, numerics: Numerics, score: Score) -> Callable[[Any], float]:
+    """Measures a model's loss on the validation rows, as the evaluation would."""
+    exam = Exam(
+        encoder=encoder,
+        split="validation",
+        rows=inputs.splits["validation"],
+        metrics=frozenset({"Loss"}),
+        labels=(),
+        max_length=inputs.resolved.training.max_length,
+        max_new_tokens=0,
+        stop_tokens=[],
+    )
+    return lambda model: figures(score(model, exam, numerics), ["Loss"])["Loss"]
+
+
 class Others(NamedTuple):
     """What is compared beside base and tuned model on the held-out rows."""
 

@@ -11,6 +11,7 @@
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run, two kept
+    evaluateEverySteps   :mod:`finetune_trainer.plan_course`
     evaluation           :mod:`finetune_trainer.plan_evaluation`
 
 Methods that sample answers: :mod:`finetune_trainer.sampling`.
@@ -34,6 +35,7 @@ from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
+from finetune_trainer.plan_course import course
 from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
@@ -206,7 +208,8 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         ),
         assistant_only_loss=_answers_only(seen, choices),
     )
-    return training, forecast
+    later = course(seen, training.steps, training.checkpoint_every_steps, choices)
+    return training.model_copy(update=later), forecast
 
 
 def _optimisation(stated: TrainingSpec, take: Callable[..., Any], *, full: bool) -> dict[str, Any]:

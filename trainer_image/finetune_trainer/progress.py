@@ -8,7 +8,13 @@ from typing import NamedTuple
 
 from finetune_api.artifacts import METRICS
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob_status import Checkpoint, MemoryMeasured, TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import (
+    Checkpoint,
+    MemoryMeasured,
+    TrainerMetric,
+    TrainerStatus,
+    ValidationStatus,
+)
 from finetune_stage.report import Reporter
 from finetune_storage import Store
 from finetune_trainer.checkpoints import now
@@ -27,6 +33,8 @@ class Course(NamedTuple):
     """The last one logged."""
     peak_memory: MemoryMeasured | None = None
     """On a GPU."""
+    validation: ValidationStatus | None = None
+    """Where its loss was measured."""
 
 
 class Progress:

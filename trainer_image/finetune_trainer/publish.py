@@ -126,12 +126,13 @@ def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         samples=samples(inputs.held_out()[1], outcome.evaluation),
         data=DataReport.model_validate_json(report.read_bytes()) if report.exists() else None,
         peak=outcome.course.peak_memory,
+        validation=outcome.course.validation,
     )
 
 
 def _made(outcome: Outcome, artifact: ArtifactStatus, image: str) -> Made:
     done = outcome.course
-    course = record.Course(done.tokens, done.steps, done.loss, done.peak_memory)
+    course = record.Course(done.tokens, done.steps, done.loss, done.peak_memory, validation=done.validation)
     return Made(artifact, outcome.evaluation, course, image, versions_of(LIBRARIES))
 
 

@@ -23,6 +23,7 @@ from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.methods.lesson import non_finite
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
+from finetune_trainer.validation import Validation
 from finetune_trainer.world import World
 
 LOG_LINES = 100
@@ -62,6 +63,13 @@ class Companions:
     checkpoints: Checkpoints
     interruption: Interruption
     world: World
+    validation: Validation | None = None
+    """Where its loss is measured while training."""
+
+    def is_over(self, state: Any) -> bool:
+        """Whether nothing is left to train; ``state`` is the TrainerState."""
+        ended: bool = state.global_step >= state.max_steps
+        return ended or (self.validation is not None and self.validation.is_over(state))
 
     def is_stop_wanted(self) -> bool:
         """By any of the processes: all of them stop before the same micro-batch."""
@@ -94,9 +102,11 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
         trainer.optimizer = lora_plus(trainer, resolved.adapter.learning_rate_ratio)
     resumed = Path(settings.output_dir) / "resumed"
     step = companions.fetch_newest(resumed)
-    if step == settings.max_steps:  # only the evaluation or the publishing is left
-        trainer._load_from_checkpoint(str(resumed))
-        return _course(TrainerState.load_from_json(str(resumed / STATE_FILE)))
+    if step is not None:
+        state = TrainerState.load_from_json(str(resumed / STATE_FILE))
+        if companions.is_over(state):  # only the evaluation or the publishing is left
+            trainer._load_from_checkpoint(str(resumed))
+            return _ended(trainer, companions, state)
     rows = settings.per_device_train_batch_size
     where = f"training with a micro batch of {rows} rows of up to {resolved.training.max_length} tokens"
     with companions.interruption.deferred(), naming_memory(where), _plain_inputs(trainer):
@@ -109,7 +119,23 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     companions.interruption.check(
         f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
-    return _course(trainer.state)
+    return _ended(trainer, companions, trainer.state)
+
+
+def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:
+    """What it came to, with the weights in the model that are to be published."""
+    losses = [line["loss"] for line in state.log_history if "loss" in line]
+    course = Course(state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None, peak_memory())
+    if companions.validation is None:
+        return course
+    outcome = companions.validation.outcome(state)
+    print(outcome.message, flush=True)
+    if outcome.published_step != state.global_step:
+        best = Path(trainer.args.output_dir) / "best"
+        companions.checkpoints.fetch(outcome.published_step, best)
+        trainer._load_from_checkpoint(str(best))
+        shutil.rmtree(best)
+    return course._replace(validation=outcome)
 
 
 def _plain_inputs(trainer: Any) -> AbstractContextManager[None]:
@@ -196,13 +222,18 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
             torch.manual_seed(args.seed + self._to.world.rank)
         self._to.progress.begin(state.global_step, state.num_input_tokens_seen)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        end = state.global_step >= state.max_steps
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        step, validation = state.global_step, self._to.validation
         self._unsaved = Boundary.here(state)
+        if validation is not None:
+            validation.step_ended(state, model)
+        end = self._to.is_over(state)
+        is_best = validation is not None and validation.best_to_keep(state) == step
+        is_measured = validation is not None and validation.loss_at(state) is not None
         control.should_training_stop = end
-        control.should_save = end or state.global_step % args.save_steps == 0
+        control.should_save = end or is_best or step % args.save_steps == 0
         # With every checkpoint, so that no loss is averaged over two attempts.
-        control.should_log = control.should_save or state.global_step % args.logging_steps == 0
+        control.should_log = control.should_save or is_measured or step % args.logging_steps == 0
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
         if "loss" not in logs:  # the summary at the end of a training
@@ -211,6 +242,9 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         figures |= {
             ours: float(logs[theirs]) for theirs, ours in SAMPLING_FIGURES.items() if logs.get(theirs) is not None
         }
+        measured = self._to.validation.loss_at(state) if self._to.validation else None
+        if measured is not None:
+            figures["validationLoss"] = measured
         if not math.isfinite(figures["gradNorm"]):  # before the checkpoint that would keep its weights
             raise non_finite("gradient norm", figures["gradNorm"], state.global_step)
         self._to.progress.logged(state.global_step, state.num_input_tokens_seen, figures)
@@ -218,12 +252,11 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if self._to.world.is_first:
+            best = self._to.validation.best_to_keep(state) if self._to.validation else None
+            if best is not None:
+                self._to.checkpoints.settle()  # the upload before still counts on the best before
+                self._to.checkpoints.keep(best)
             self._to.checkpoints.commit(folder, state.global_step, self._to.progress.metrics())
         else:
             shutil.rmtree(folder)
         self._unsaved = None
-
-
-def _course(state: TrainerState) -> Course:
-    losses = [line["loss"] for line in state.log_history if "loss" in line]
-    return Course(state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None, peak_memory())

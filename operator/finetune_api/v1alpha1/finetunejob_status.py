@@ -173,6 +173,19 @@ class PlanStatus(ApiModel):
     """Rough length of the training on the stated GPU."""
 
 
+class ValidationStatus(ApiModel):
+    """What the loss on the validation rows came to during the training."""
+
+    loss: float
+    """Of the published step, in nats."""
+    published_step: Annotated[int, Field(ge=0)]
+    """Step whose weights are published."""
+    last_step: Annotated[int, Field(ge=0)]
+    """Step after which training ended."""
+    message: Annotated[str, Field(max_length=512)]
+    """Where it ended, why, and what is published."""
+
+
 class GateResult(ApiModel):
     """One gate rule's verdict."""
 
@@ -322,6 +335,8 @@ class FineTuneJobStatus(ApiModel):
     """Step the current attempt went on from."""
     trained_tokens: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
     """Tokens trained on."""
+    validation: ValidationStatus | None = None
+    """Where training ended and which step is published, where training measured the validation loss."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's side of it."""
     evaluation: EvaluationStatus | None = None

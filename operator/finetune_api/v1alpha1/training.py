@@ -58,6 +58,15 @@ class MethodSpec(ApiModel):
     """Sequence classification."""
 
 
+class EarlyStopping(ApiModel):
+    """An end before the last step, when the validation loss gets no lower; the step where it was lowest is published."""
+
+    patience: Annotated[int, Field(ge=1, le=1000)]
+    """Evaluations in a row without a lower validation loss after which training stops."""
+    min_delta: Annotated[float, Field(ge=0, le=100)] | None = None
+    """What the loss must fall by, in nats, to count as lower; left out, 0."""
+
+
 class TrainingSpec(ApiModel):
     """Hyperparameters; one left out is decided in the prepare stage and shown with its reason in status.plan."""
 
@@ -124,3 +133,17 @@ class TrainingSpec(ApiModel):
     """Steps between checkpoints; left out, a tenth of the run."""
     keep_checkpoints: Annotated[int, Field(ge=1, le=15)] | None = None
     """Newest checkpoints kept in the store, beside the best one; left out, 2: should the newest be damaged, the one before it serves."""
+    evaluate_every_steps: Size | None = None
+    """Steps between evaluations on the validation rows (dataset.validation or dataset.split.validation), whose loss is validationLoss in
+    metrics.jsonl. Left out, checkpointEverySteps where earlyStopping or publishBest is set, else none."""
+    publish_best: bool | None = None
+    """Publish the evaluated step with the lowest validation loss instead of the last (load_best_model_at_end of transformers);
+    earlyStopping does so without it. Left out, false."""
+    early_stopping: EarlyStopping | None = None
+    """Stop when the validation loss gets no lower, and publish the step where it was lowest; left out, train to the last step."""
+
+    def asks_validation_rows(self) -> list[str]:
+        """Names of the stated members that need validation rows."""
+        stated = self.wire()
+        members = ("earlyStopping", "publishBest", "evaluateEverySteps")
+        return [name for name in members if stated.get(name)]

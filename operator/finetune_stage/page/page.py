@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     GateResult,
     MemoryMeasured,
     SuiteStatus,
+    ValidationStatus,
 )
 from finetune_stage.page.curves import curve
 from finetune_stage.page.data import data
@@ -22,6 +23,7 @@ from finetune_stage.scores import LOWER_IS_BETTER, Confusion
 
 CURVES = {
     "loss": "Training loss",
+    "validationLoss": "Validation loss",
     "learningRate": "Learning rate",
     "gradNorm": "Gradient norm",
     "tokensPerSecond": "Tokens per second",
@@ -48,6 +50,8 @@ class Contents:
     data: DataReport | None = None
     peak: MemoryMeasured | None = None
     """Of the training, where it ran on a GPU."""
+    validation: ValidationStatus | None = None
+    """Where the validation loss was measured while training."""
 
 
 def page(seen: Contents) -> str:
@@ -64,7 +68,7 @@ def page(seen: Contents) -> str:
         _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
         _section("Answers", samples(seen.samples)),
         _section("Right label against most probable label", _confusion(seen.confusion)),
-        _section("Course", _curves(seen.metrics)),
+        _section("Course", _curves(seen.metrics) + _ending(seen.validation)),
         _section("Plan against measured", _plan(seen)),
         _section("Data", _data(seen.resolved) + data(seen.data)),
         _section("Decided for you", _choices(seen.resolved)),
@@ -164,6 +168,10 @@ def _curves(lines: list[dict[str, float | str]]) -> str:
         if not any(isinstance(line.get(name), str) for line in lines)
     ]
     return f'<div class="curves">{"".join(drawn)}</div>' if any(drawn) else ""
+
+
+def _ending(validation: ValidationStatus | None) -> str:
+    return f'<p class="under">{escape(validation.message)}</p>' if validation else ""
 
 
 def _plan(seen: Contents) -> str:

@@ -59,3 +59,22 @@ def test_spread_weights_are_for_adamw() -> None:
 
 def test_others_do_not() -> None:
     assert finding(training={"optimizer": "Adafactor", "scheduler": "WSD", "decayRatio": 0.2}) is None
+
+
+@pytest.mark.parametrize(
+    "training", [{"earlyStopping": {"patience": 2}}, {"publishBest": True}, {"evaluateEverySteps": 5}]
+)
+def test_what_goes_by_the_validation_loss_needs_rows_and_a_method_that_lowers_it(training: dict[str, Any]) -> None:
+    [field] = training
+    split = {"train": {"uri": "s3://data/train.jsonl"}, "split": {"validation": 0.1}}
+    assert finding(training=training, dataset=split) is None
+    assert finding(training={"publishBest": False}) is None
+    assert finding(training=training) == (
+        f"training.{field} goes by the loss on validation rows: set dataset.validation or dataset.split.validation."
+    )
+    said = finding(training=training, dataset=split, method={"dpo": {}})
+    assert said is not None
+    assert "not what method dpo lowers: leave it out. It is supported for sft, cpt, reward, classification." in said
+    said = finding(training=training, dataset=split, backend={"kubernetes": {"gpus": 2}})
+    assert said is not None
+    assert said.startswith(f"training.{field} is supported for one process")

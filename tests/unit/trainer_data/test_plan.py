@@ -357,3 +357,24 @@ class TestMemory:
         found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
         status = PlanStatus(choices=choices.made, steps=1, **found.forecast._asdict())
         assert status.wire()["memory"]["reservedBytes"] == found.forecast.memory.reserved_bytes
+
+
+class TestValidationLoss:
+    """When it is measured, and what follows from it."""
+
+    def test_is_not_measured_unless_asked_for(self) -> None:
+        found, chosen = plan(a_spec(), validation=lengths(50))
+        assert found.training.evaluate_every_steps == 0
+        assert "training.evaluateEverySteps" not in chosen
+
+    def test_early_stopping_measures_with_every_checkpoint_and_publishes_the_best(self) -> None:
+        stated = {"maxSteps": 50, "earlyStopping": {"patience": 2}}
+        found, chosen = plan(a_spec(training=stated), validation=lengths(50))
+        training = found.training
+        assert (training.evaluate_every_steps, training.publish_best, training.patience) == (5, True, 2)
+        assert chosen["training.evaluateEverySteps"] == "5"
+        assert chosen["training.earlyStopping.minDelta"] == "0"
+
+    def test_without_rows_it_is_refused(self) -> None:
+        with pytest.raises(Failure, match=r"training\.publishBest needs validation rows, and there are none"):
+            plan(a_spec(training={"publishBest": True}))

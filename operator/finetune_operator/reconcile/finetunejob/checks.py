@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from finetune_api.matrix import METHODS, SAMPLING_METHODS, MethodName, foreign_metrics, refusal
+from finetune_api.matrix import METHODS, SAMPLING_METHODS, MethodName, course_refusal, foreign_metrics, refusal
 from finetune_api.reasons import Reason
 from finetune_api.servable import SCORERS, servable
 from finetune_api.v1alpha1.adapter import AdapterType
@@ -122,6 +122,23 @@ def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     return None
 
 
+def validation_loss_can_be_taken(spec: FineTuneJobSpec) -> Finding | None:
+    """What is decided by the validation loss needs rows, and a method that lowers it."""
+    asked = spec.training.asks_validation_rows() if spec.training else []
+    if not asked or delegation(spec) is not None:
+        return None
+    kubernetes = spec.backend.kubernetes if spec.backend else None
+    sentence = course_refusal(method_of(spec), kubernetes.processes if kubernetes else 1, asked[0])
+    if sentence is not None:
+        return unsupported(sentence)
+    dataset = spec.dataset
+    if dataset.validation is not None or (dataset.split is not None and dataset.split.validation is not None):
+        return None
+    return unsupported(
+        f"training.{asked[0]} goes by the loss on validation rows: set dataset.validation or dataset.split.validation."
+    )
+
+
 def processes_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Shares of a batch must come to what the whole batch comes to."""
     kubernetes = spec.backend.kubernetes if spec.backend else None
@@ -219,6 +236,7 @@ BEFORE_START: list[Check] = [
     dropout_fits_the_method,
     rewards_are_rules,
     training_fits_the_method,
+    validation_loss_can_be_taken,
     processes_fit_the_method,
     metrics_fit_the_method,
     suites_fit_the_method,

@@ -118,6 +118,8 @@ def _take_trained(draft: Draft, result: Trained) -> None:
         last = draft.seen.report  # checkpoints are named at the end only, and there is no room for them in a summary
         if last is not None and last.report.checkpoints is not None:
             draft.update(checkpoints=last.report.checkpoints)
+    if result.validation is not None:
+        draft.update(validation=result.validation)
     if result.peak_memory is not None and draft.status.plan is not None:
         draft.update(plan=draft.status.plan.model_copy(update={"measured": result.peak_memory}))
     if result.loss is not None:
