@@ -16,6 +16,7 @@ from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Judge
 from finetune_trainer.suites import statuses
 from finetune_trainer.text_metrics import format_check
+from finetune_trainer.validation import Validation
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
@@ -64,8 +65,10 @@ def base_scores(
     return scores
 
 
-def validation_loss(inputs: Inputs, encoder: Encoder, numerics: Numerics, score: Score) -> Callable[[Any], float]:
-    """Measures a model's loss on the validation rows, as the evaluation would."""
+def validation(inputs: Inputs, encoder: Encoder, numerics: Numerics, score: Score) -> Validation | None:
+    """Measures the loss on the validation rows as the evaluation would; None where the job does not ask for it."""
+    if not inputs.resolved.training.evaluate_every_steps:
+        return None
     exam = Exam(
         encoder=encoder,
         split="validation",
@@ -76,7 +79,7 @@ def validation_loss(inputs: Inputs, encoder: Encoder, numerics: Numerics, score:
         max_new_tokens=0,
         stop_tokens=[],
     )
-    return lambda model: figures(score(model, exam, numerics), ["Loss"])["Loss"]
+    return Validation(inputs.resolved.training, lambda model: figures(score(model, exam, numerics), ["Loss"])["Loss"])
 
 
 class Others(NamedTuple):

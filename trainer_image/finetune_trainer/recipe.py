@@ -48,7 +48,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, encode, methods, model, rewards, sharding, suites, train, validation
+    from finetune_trainer import compare, encode, methods, model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -71,11 +71,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
-        watch = (
-            validation.Validation(training, compare.validation_loss(inputs, encoder, numerics, method.score))
-            if training.evaluate_every_steps
-            else None
-        )
+        watch = compare.validation(inputs, encoder, numerics, method.score)
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world, watch), resolved)
         tuned = sharding.made_whole(tuned, trainer, world)
