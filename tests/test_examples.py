@@ -68,6 +68,8 @@ def test_a_reference_is_to_an_earlier_example() -> None:
         for document in documents(path):
             spec = document["spec"]
             references = [spec.get("baseModel", {}).get("jobRef"), spec.get("adapter", {}).get("jobRef")]
+            rewarded = (spec.get("method") or {}).get("grpo") or {}
+            references.append(rewarded.get("rewardModel", {}).get("jobRef"))
             references.append(spec.get("adapter", {}).get("initial", {}).get("jobRef"))
             assert {each["name"] for each in references if each} <= made, path
             made.add(document["metadata"]["name"])

@@ -34,7 +34,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 )
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
-from finetune_api.v1alpha1.references import EarlierAdapter
+from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec, Optimizer, Scheduler
 
@@ -219,6 +219,22 @@ class PreparedSuite(ApiModel):
     """Of an answer: those of its longest reference."""
 
 
+class ResolvedRewardModel(ApiModel):
+    """A reward model that was checked."""
+
+    folder: Uri
+    """Of the job that made it."""
+    key: Literal["adapter", "model"]
+    """Of the artifact below it."""
+    digest: Digest
+    secret_ref: SecretRef | None = None
+    adapter: AdapterType
+    base: ResolvedBaseModel | None = None
+    """Of an adapter, with the credentials to read it."""
+    max_length: int
+    """Tokens of the longest text it learned from; of a longer one the end is scored."""
+
+
 class Resolved(ApiModel):
     """resolved.json: what the train stage reads, beside the prepared data, and nothing else."""
 
@@ -232,6 +248,7 @@ class Resolved(ApiModel):
     """Shape of the prepared rows."""
     base_model: ResolvedBaseModel
     from_config: FromConfig | None = None
+    reward_model: ResolvedRewardModel | None = None
     dataset: DatasetSpec
     splits: list[PreparedSplit]
     data_digest: Digest

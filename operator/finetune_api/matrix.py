@@ -18,15 +18,15 @@ SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
 """They learn from rewards on answers the model samples itself."""
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ADAPTERS
 
-TRIED_WITH_FEW: tuple[MethodName, ...] = ("ppo",)
-"""Methods tried with Full, LoRA and QLoRA alone."""
 HEAD_BEHIND_PADDING = (
     "rows behind virtual tokens come as embeddings, and transformers then reads the head at the padding"
 )
-OTHERS = [adapter for adapter in ADAPTERS if adapter not in ("Full", "LoRA", "QLoRA")]
+NO_PPO = (
+    "it is not carried out in this version; grpo learns from the same rewards and reward models, without a value head"
+)
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {
-    **{(method, adapter): "the pair has not been tried yet" for method in TRIED_WITH_FEW for adapter in OTHERS},
+    **{("ppo", adapter): NO_PPO for adapter in ADAPTERS},
     ("reward", "Prompt"): HEAD_BEHIND_PADDING,
     ("classification", "Prompt"): HEAD_BEHIND_PADDING,
     (

@@ -88,6 +88,8 @@ class JobConfig(ApiModel):
     """As written, but for adapters of earlier jobs: those are by address."""
     base_model: ResolvedBaseModel
     """The address behind uri or jobRef; empty for fromConfig."""
+    reward_model: ResolvedBaseModel | None = None
+    """The address behind the method's rewardModel."""
     image: str
     """Trainer image."""
     delegate_image: str | None = None

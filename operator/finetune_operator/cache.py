@@ -22,7 +22,8 @@ INDEXED = (JOB_UID_LABEL, POOL_LABEL)
 UPSTREAM = "baseModel.jobRef"
 INITIAL = "adapter.initial.jobRef"
 PREVIOUS = "evaluation.previous.jobRef"
-UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS)
+REWARD_MODEL = "method.grpo.rewardModel.jobRef"
+UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS, REWARD_MODEL)
 """The jobs a FineTuneJob waits for."""
 DEPLOYS = "deploy"
 REFERENCES = {"FineTuneJob": (*UPSTREAMS, DEPLOYS)}

@@ -120,6 +120,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "test twice": (dataset(test=TRAIN, split={"test": 0.1}), "test is a source or a share of the split, not both"),
     "nothing left to train on": (dataset(split={"validation": 0.5, "test": 0.5}), "must leave rows to train on"),
     "a format that is none": (dataset(format="Conversations"), "spec.dataset.format: Unsupported value"),
+    "grpo without a reward": ({"method": {"grpo": {}}}, "set rewards, rewardModel, or both"),
+    "two reward models": (
+        {"method": {"grpo": {"rewardModel": {"uri": "s3://m/j/adapter", "jobRef": {"name": "j"}}}}},
+        "set exactly one of: uri, jobRef",
+    ),
+    "no address of an artifact": (
+        {"method": {"grpo": {"rewardModel": {"uri": "hf://owner/name"}}}},
+        "uri is s3://bucket/",
+    ),
     "two methods": ({"method": {"sft": {}, "cpt": {}}}, "set exactly one of: sft, cpt, dpo, kto, orpo, reward"),
     "dpo: a weight for no loss": (
         {"method": {"dpo": {"lossTypes": ["Sigmoid"], "lossWeights": [1, 2]}}},

@@ -18,6 +18,7 @@ from finetune_api.artifacts import (
     PreparedSplit,
     PreparedSuite,
     Resolved,
+    ResolvedRewardModel,
     job_folder,
 )
 from finetune_api.model import Digest
@@ -36,7 +37,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
-from finetune_trainer import base_model, delegation, initial, previous
+from finetune_trainer import base_model, delegation, initial, previous, reward_model
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
@@ -65,6 +66,7 @@ class Checked(NamedTuple):
     found: Examined
     sources: list[SourceFile]
     suites: list[PreparedSuite]
+    reward_model: ResolvedRewardModel | None
 
 
 def run(config: JobConfig, places: Places) -> Outcome:
@@ -83,10 +85,11 @@ def run(config: JobConfig, places: Places) -> Outcome:
             return delegation.publish(config, data, choices, store, places, kept)
         tokenizer = _tokenizer(config, places, data)
         config = _with_previous(config, base.pinned, places)
+        scorer = reward_model.pinned(config, base.pinned, tokenizer, places)
         config, inherited = _with_initial(config, base.pinned, places)
         suites = prepare_suites(config.spec.evaluation or EvaluationSpec(), places, tokenizer)
         checked = Checked(
-            base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites
+            base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites, scorer
         )
     plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data), inherited), choices)
     return _publish(config, checked, plan, choices, store, places)
@@ -221,6 +224,7 @@ def _publish(
             format=checked.data.format,
             base_model=checked.base.pinned,
             from_config=config.spec.base_model.from_config,
+            reward_model=checked.reward_model,
             dataset=config.spec.dataset,
             splits=splits,
             data_digest=data_digest,

@@ -48,7 +48,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, encode, methods, model, rewards, sharding, suites, train
+    from finetune_trainer import compare, encode, methods, model, reward_model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     resolved, training = inputs.resolved, inputs.resolved.training
@@ -61,7 +61,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     dataset = method.dataset(encoder, rows := [row.fields for row in inputs.splits["train"]], resolved)
     writes = base.model.can_generate()  # a head scores texts, and answers nothing
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
-    judge = rewards.judge(resolved.method_settings)
+    judge = rewards.judge(resolved.method_settings, reward_model.scorer(inputs, numerics.device))
     exam = compare.make_exam(inputs, encoder, stops, judge) if world.is_first else None
     asked = suites.exams(inputs, base) if writes and world.is_first else {}
     before = _before(base.model, exam, asked, inputs, numerics, method.score)

@@ -33,13 +33,22 @@ Judge = Callable[[list[Answer]], list[float]]
 Reward = Callable[[Answer], float]
 
 
-def judge(method: MethodSpec) -> Judge | None:
-    """The judge a method asks for; None for methods without rewards. Raises Failure where a reward cannot be computed."""
+def judge(method: MethodSpec, scorer: Judge | None = None) -> Judge | None:
+    """The judge a method asks for; None for methods without rewards. ``scorer``: its reward model. Raises Failure where a reward
+    cannot be computed."""
     settings = method.grpo
-    if settings is None or settings.rewards is None:
+    if settings is None:
         return None
-    weighted = [(1.0 if spec.weight is None else spec.weight, reward(spec)) for spec in settings.rewards]
-    return lambda answers: [sum(weight * each(answer) for weight, each in weighted) for answer in answers]
+    weighted = [(1.0 if spec.weight is None else spec.weight, reward(spec)) for spec in settings.rewards or ()]
+    stated = settings.reward_model.weight if settings.reward_model else None
+    share = 1.0 if stated is None else stated
+
+    def judged(answers: list[Answer]) -> list[float]:
+        rules = [sum(weight * each(answer) for weight, each in weighted) for answer in answers]
+        scores = scorer(answers) if scorer else [0.0] * len(answers)
+        return [rule + share * score for rule, score in zip(rules, scores, strict=True)]
+
+    return judged
 
 
 def reward(spec: RewardSpec) -> Reward:

@@ -317,6 +317,8 @@ class FineTuneJobStatus(ApiModel):
     """When the job finished."""
     trainer_status: TrainerStatus | None = None
     """Progress as the train pod reports it."""
+    reward_model: ResolvedBaseModel | None = None
+    """The reward model, as resolved."""
     base_model: ResolvedBaseModel | None = None
     """The base model, as resolved."""
     initial_adapter: EarlierAdapter | None = None

@@ -4,8 +4,10 @@ from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, NotYet, cel, exactly_one
+from finetune_api.model import ApiModel, Digest, Uri, cel, exactly_one
+from finetune_api.v1alpha1.references import JobRef, SecretRef
 
+Weight = Annotated[float, Field(ge=-100, le=100)]
 Tokens = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -64,12 +66,38 @@ class RewardSpec(ApiModel):
     """1 where the answer is JSON that a schema accepts."""
     length: LengthReward | None = None
     """Up to 1, by the answer's length."""
-    weight: Annotated[float, Field(ge=-100, le=100)] | None = None
+    weight: Weight | None = None
     """What it is multiplied by before all are added up; left out, 1."""
 
 
 Rewards = Annotated[list[RewardSpec], Field(min_length=1, max_length=8)]
-SOURCE = exactly_one("rewards", "rewardModel")
+SOURCE = ("has(self.rewards) || has(self.rewardModel)", "set rewards, rewardModel, or both")
+
+
+class RewardModel(ApiModel):
+    """A model that scores answers: what a job of method reward published, whole or as an adapter, for the same tokenizer."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            exactly_one("uri", "jobRef"),
+            (
+                "!has(self.uri) || self.uri.matches('^s3://[^/]+/.+/(adapter|model)/?$')",
+                "uri is s3://bucket/…/adapter or s3://bucket/…/model, as in status.artifact.uri of the reward job",
+            ),
+            ("!has(self.digest) || has(self.uri)", "digest belongs to a uri; a jobRef brings its own"),
+        )
+    )
+
+    uri: Uri | None = None
+    """status.artifact.uri of a reward job; the job's other files lie beside it."""
+    digest: Digest | None = None
+    """Expected sha256 of the folder's manifest.json; verified."""
+    job_ref: JobRef | None = None
+    """The reward job; waits until it is Complete and its gate passed."""
+    secret_ref: SecretRef | None = None
+    """Credentials to read it, and the base of an adapter where that is not this job's; with a jobRef left out, that job's output secret."""
+    weight: Weight | None = None
+    """What its score is multiplied by before it is added to the rewards; left out, 1."""
 
 
 class GrpoMethod(ApiModel):
@@ -80,8 +108,8 @@ class GrpoMethod(ApiModel):
 
     rewards: Rewards | None = None
     """What an answer is rewarded for; their weighted sum is the reward."""
-    reward_model: NotYet | None = None
-    """A model that scores answers; not supported yet."""
+    reward_model: RewardModel | None = None
+    """A model that scores answers; its weighted score is added to the rewards."""
     num_generations: Annotated[int, Field(ge=2, le=64)] | None = None
     """Answers sampled for each prompt; batchSize counts answers and is a multiple of it. Left out, 8."""
     max_new_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
@@ -89,4 +117,4 @@ class GrpoMethod(ApiModel):
     temperature: Annotated[float, Field(gt=0, le=10)] | None = None
     """Of the sampling; left out, 1."""
     beta: Annotated[float, Field(ge=0, le=10)] | None = None
-    """Weight of the divergence from the model before training; left out, 0."""
+    """Weight of the divergence from the model before training; left out, 0, with a rewardModel 0.04."""

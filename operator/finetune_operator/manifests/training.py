@@ -203,6 +203,7 @@ def secret_names(config: JobConfig, stage: Stage) -> set[str]:
         refs.append(config.base_model.secret_ref)
         previous = spec.evaluation.previous if spec.evaluation else None
         refs.append(previous.secret_ref if previous else None)
+        refs.append(config.reward_model.secret_ref if config.reward_model else None)
         initial = spec.adapter.initial if spec.adapter else None
         refs.append(initial.secret_ref if initial else None)
     if stage == "Prepare":

@@ -240,6 +240,30 @@ def test_an_adapter_of_an_earlier_job_is_waited_for_and_handed_on_by_address(fie
     assert "out" in json.dumps(pod["volumes"])
 
 
+REWARDED = {"method": {"grpo": {"rewardModel": {"jobRef": {"name": "judge"}}}}}
+
+
+def a_judge(method: str) -> Any:
+    complete = upstream_status("Complete", "Complete", artifact={"kind": "Adapter", **ARTIFACT})
+    return a_job("judge", method={method: {}}, status=complete)
+
+
+def test_a_reward_model_of_an_earlier_job_is_waited_for_and_handed_on_by_address() -> None:
+    world = World(a_job(**REWARDED))
+    assert "Waits for FineTuneJob judge, which does not exist" in world.settle()["message"]
+    world.put(a_judge("reward"))
+    status = world.settle()
+    assert status["rewardModel"] == {**ARTIFACT, "secretRef": {"name": "out"}, "jobUid": "judge0-uid"}
+    [config] = world.cache.all("ConfigMap")
+    assert json.loads(config["data"]["job.json"])["rewardModel"] == status["rewardModel"]
+
+
+def test_a_reward_model_is_a_reward_jobs() -> None:
+    status = World(a_job(**REWARDED), a_judge("sft")).settle()
+    assert condition(status, "Accepted") == ("False", "Unsupported")
+    assert "judge is of method sft; name a job of method reward" in message(status, "Accepted")
+
+
 @pytest.mark.parametrize("field", EARLIER)
 def test_a_whole_model_is_no_earlier_adapter(field: str) -> None:
     complete = upstream_status("Complete", "Complete", artifact={"kind": "Model", **ARTIFACT})

@@ -64,6 +64,15 @@ def test_a_judge_adds_the_rewards_by_their_weights() -> None:
     assert judged([Answer("a", "a", [1], [2]), Answer("x", "a", [1], [2, 3, 4])]) == [1.5, -1.0]
 
 
+def test_a_reward_models_score_is_added_by_its_weight() -> None:
+    method = MethodSpec.model_validate(
+        {"grpo": {"rewards": [{"exactMatch": {}}], "rewardModel": {"uri": "s3://m/judge/adapter", "weight": 0.5}}}
+    )
+    judged = judge(method, lambda answers: [float(len(answer.ids)) for answer in answers])
+    assert judged is not None
+    assert judged([Answer("a", "a", [1], [2]), Answer("x", "a", [1], [2, 3, 4])]) == [1.5, 1.5]
+
+
 def test_a_method_without_rewards_has_no_judge() -> None:
     assert judge(MethodSpec.model_validate({"sft": {}})) is None
 

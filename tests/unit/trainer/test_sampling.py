@@ -57,6 +57,12 @@ def test_what_is_left_out_is_decided_and_shown() -> None:
     assert not answers_only(a_spec()), "a chat template need not mark the assistant's turns"
 
 
+def test_a_reward_model_is_kept_near_what_it_learned_from() -> None:
+    found, _ = plan(a_spec(method={"grpo": {"rewardModel": {"uri": "s3://m/judge/adapter"}}}))
+    assert found.method.grpo is not None
+    assert found.method.grpo.beta == 0.04
+
+
 def test_answers_take_at_most_half_of_the_positions() -> None:
     found, _ = plan(a_spec(), positions=128)
     assert found.method.grpo is not None
@@ -88,7 +94,6 @@ def test_what_does_not_fit_together_is_refused(spec: FineTuneJobSpec, message: s
     ("spec", "message"),
     [
         (a_spec(adapter={"type": "LoRA", "dropout": 0.1}), "leave adapter.dropout out"),
-        (a_spec(method={"grpo": {"rewardModel": {}}}), "rewardModel is not supported yet; use rewards"),
         (a_spec(method={"sft": {}}, evaluation={"metrics": ["Reward"]}), "cannot be measured by Reward"),
     ],
 )

@@ -97,14 +97,6 @@ def dropout_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     )
 
 
-def rewards_are_rules(spec: FineTuneJobSpec) -> Finding | None:
-    """A reward model is known by name only."""
-    method = spec.method.grpo if spec.method else None
-    if method is None or method.rewards is not None:
-        return None
-    return unsupported("method grpo: rewardModel is not supported yet; use rewards.")
-
-
 def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """What is done to texts with one right answer only, and what needs a GPU's kernels."""
     training, method = spec.training, method_of(spec)
@@ -234,7 +226,6 @@ BEFORE_START: list[Check] = [
     base_fits_the_backend,
     provider_takes_it,
     dropout_fits_the_method,
-    rewards_are_rules,
     training_fits_the_method,
     validation_loss_can_be_taken,
     processes_fit_the_method,

@@ -1,13 +1,16 @@
-"""The adapters of earlier jobs that a job goes on from or is compared with: resolved to their address before the start.
+"""The adapters of earlier jobs that a job goes on from or is compared with, and its reward model: resolved to their address before the start.
 
 The resolved ones live in the status, so that they survive the jobs that made them; pods are told addresses only.
 """
 
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
+from finetune_api.reasons import Reason
+from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter
-from finetune_operator.cache import INITIAL, PREVIOUS
+from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODEL
+from finetune_operator.reconcile.finetunejob.checks import Finding, method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft
-from finetune_operator.reconcile.finetunejob.upstream import finished_upstream
+from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, refuse
 
 
 def adapters_resolved(draft: Draft) -> bool:
@@ -29,6 +32,32 @@ def adapters_resolved(draft: Draft) -> bool:
         secret = each.secret_ref or made.secret_ref
         found[reference] = EarlierAdapter(uri=made.uri, digest=made.digest, secret_ref=secret)
     draft.update(initial_adapter=found[INITIAL], previous_adapter=found[PREVIOUS])
+    return False
+
+
+def reward_model_resolved(draft: Draft) -> bool:
+    """The same for the method's reward model, which must be a reward job's. Returns whether the job stands here."""
+    method = draft.job.spec.method.grpo if draft.job.spec.method else None
+    stated = method.reward_model if method else None
+    if draft.status.start_time is not None:
+        return False
+    if stated is None or stated.job_ref is None:
+        found = stated and ResolvedBaseModel(uri=stated.uri, digest=stated.digest, secret_ref=stated.secret_ref)
+        draft.update(reward_model=found)
+        return False
+    name, body = stated.job_ref.name, draft.seen.upstreams.get(REWARD_MODEL)
+    other = method_of(FineTuneJob.model_validate(body).spec) if body and name != draft.name else "reward"
+    if other != "reward":
+        sentence = f"{REWARD_MODEL}: FineTuneJob {name} is of method {other}; name a job of method reward."
+        refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
+        return True
+    made = finished_upstream(draft, REWARD_MODEL, name, None)
+    if made is None:
+        return True
+    secret = stated.secret_ref or made.secret_ref
+    draft.update(
+        reward_model=ResolvedBaseModel(uri=made.uri, digest=made.digest, secret_ref=secret, job_uid=made.job_uid)
+    )
     return False
 
 

@@ -30,6 +30,7 @@ STEPS: list[Step] = [
     finish.past_deadline,
     start.base_resolved,
     earlier.adapters_resolved,
+    earlier.reward_model_resolved,
     start.frozen,
     stages.prepared,
     stages.not_suspended,

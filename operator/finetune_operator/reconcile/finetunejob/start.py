@@ -86,6 +86,7 @@ def new_config(draft: Draft) -> JobConfig:
         uid=draft.uid,
         spec=adapters_by_address(draft),
         base_model=draft.status.base_model or ResolvedBaseModel(),
+        reward_model=draft.status.reward_model,
         image=kubernetes(draft.job.spec).image or draft.seen.settings.trainer_image,
         delegate_image=draft.seen.settings.operator_image if is_delegated else None,
         dry_run=is_delegated and annotations.get(DRY_RUN) == "true",

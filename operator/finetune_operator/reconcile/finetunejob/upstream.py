@@ -40,8 +40,8 @@ def refuse(draft: Draft, finding: Finding) -> None:
         draft.later(LOOK_AGAIN_SECONDS)
 
 
-def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Model", "Adapter"]) -> Made | None:
-    """What the job that ``reference`` names has made; None: this one stands here, and says why."""
+def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Model", "Adapter"] | None) -> Made | None:
+    """What the job that ``reference`` names has made, of a ``kind`` or any; None: this one stands here, and says why."""
     if name == draft.name:
         refuse(draft, Finding(Reason.UNSUPPORTED, f"{reference} names this job itself; name the job it starts from."))
         return None
@@ -55,7 +55,7 @@ def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Mo
     assert upstream.status is not None
     artifact = upstream.status.artifact
     assert artifact is not None
-    if artifact.kind != kind:
+    if kind is not None and artifact.kind != kind:
         refuse(draft, Finding(Reason.UNSUPPORTED, f"FineTuneJob {name} {TAKES[kind].format(reference)}"))
         return None
     return Made(artifact.uri, artifact.digest, upstream.spec.output.secret_ref, str(body["metadata"]["uid"]))
