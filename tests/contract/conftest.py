@@ -24,6 +24,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.contract)
 
 
+def pytest_sessionfinish() -> None:
+    """Else native libraries report what light_collections keeps as leaked."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True)
 def light_collections() -> None:
     """Libraries collect garbage in every training, more than a second each: what is there by now is not looked through again."""
