@@ -196,6 +196,7 @@ def test_everything_is_listed_and_the_outcome_can_be_collected(bucket: str, secr
     assert manifest.job.versions["torch"]
     assert not trained.gate_passed, "eight steps are too few"
     assert "Gate: **failed**" in store.get("adapter/README.md").decode()
+    assert not [key for key in store.list("checkpoints/") if key.endswith("README.md")], "a card for nobody takes time"
 
 
 @pytest.mark.parametrize("lost", ["manifest.json", "adapter/manifest.json", "evaluation.json"])

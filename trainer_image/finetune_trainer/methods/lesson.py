@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
@@ -86,6 +87,16 @@ class Watched:
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: not at every checkpoint."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Without PEFT's card, which it renders with every checkpoint: the publishing writes ours."""
+        if isinstance(self.model, PeftModel):
+            self.model.create_or_update_model_card = self.create_model_card
+        super()._save(output_dir, state_dict)  # type: ignore[misc]
+
+    def floating_point_ops(self, inputs: Any) -> int:
+        """Not counted: transformers walks all parameters for it in every micro-batch, and nobody reads the sum."""
+        return 0
 
 
 def non_finite(what: str, value: float, step: int) -> Failure:
