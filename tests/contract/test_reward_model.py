@@ -6,18 +6,16 @@ from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import RESOLVED, Resolved, ResolvedAdapterSpec
+from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure
-from finetune_api.v1alpha1.evaluation import EvaluationSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.methods import RewardMethod
-from finetune_api.v1alpha1.references import JobRef
-from finetune_api.v1alpha1.reinforcement import GrpoMethod, RewardModel
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
-from finetune_storage import document
-from finetune_trainer import reward_model
+from finetune_storage import open_store
+from finetune_trainer import prepare, reward_model
 from finetune_trainer.tokenizer import load_tokenizer
 from learned_base import write_half_trained_llama
 from prepared_jobs import colour_chats, job_store, prepare_job, train_here, training
@@ -63,40 +61,39 @@ def test_the_score_of_an_earlier_jobs_model_rises(bucket: str, secret: Path, tmp
         adapter=LORA,
         base=base,
         method_settings=MethodSpec(reward=RewardMethod()),
-        settings=settings(16, 1e-2),
+        settings=settings(30, 1e-2),
     )
     train_here(judging, secret.parent, tmp_path / "judge")
-    method = MethodSpec(
-        grpo=GrpoMethod(
-            reward_model=RewardModel(job_ref=JobRef(name="judge")),
-            num_generations=8,
-            max_new_tokens=6,
-            temperature=1.0,
-            beta=0.02,
-        )
-    )
-    config = prepare_job(
-        bucket,
-        secret.parent,
-        {"train": colour_chats(24), "test": colour_chats(8, 200)},
-        method="grpo",
-        method_settings=method,
-        adapter=LORA,
-        base=judging.base_model,
-        settings=settings(10, 1e-2),
-        evaluation=EvaluationSpec(metrics=["Reward"], max_new_tokens=6),
-    )
-    tokenizer = load_tokenizer(base, "base")
-    found = reward_model.pinned(asked(config, judging, secret.parent), judging.base_model, tokenizer, places)
-    assert found is not None
-    store = job_store(config, secret.parent)
-    resolved = Resolved.model_validate_json(store.get(RESOLVED))
-    store.put(RESOLVED, document(resolved.model_copy(update={"reward_model": found})))
+    store = open_store(bucket, secret)
+    for split, rows in (("train", colour_chats(24)), ("test", colour_chats(8, 200))):
+        store.put(f"rows/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    source = {
+        split: {"uri": f"{bucket}/rows/{split}.jsonl", "secretRef": {"name": "s3"}} for split in ("train", "test")
+    }
+    spec = {
+        "baseModel": {"uri": f"{bucket}/base"},
+        "dataset": source,
+        "method": {
+            "grpo": {
+                "rewardModel": {"jobRef": {"name": "judge"}},
+                "numGenerations": 8,
+                "maxNewTokens": 6,
+                "beta": 0.02,
+            }
+        },
+        "adapter": {"type": "LoRA", "rank": 8, "alpha": 16},
+        "training": {"maxSteps": 16, "batchSize": 16, "maxLength": 64, "learningRate": 1e-2, "precision": "Float32"},
+        "evaluation": {"metrics": ["Reward"], "maxNewTokens": 6},
+        "output": {"uri": bucket, "secretRef": {"name": "s3"}},
+    }
+    config = judging.model_copy(update={"name": "judged", "spec": FineTuneJobSpec.model_validate(spec)})
+    prepare.run(asked(config, judging, secret.parent), places)
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.evaluation is not None
     assert trained.evaluation.base is not None
     assert trained.evaluation.tuned["Reward"] > trained.evaluation.base["Reward"] + 0.1
 
+    tokenizer = load_tokenizer(base, "base")
     tokenizer.add_tokens(["<another>"])
     with pytest.raises(Failure, match=r"reads the tokens of .*, and this job's base .* writes others"):
         reward_model.pinned(asked(config, judging, secret.parent), judging.base_model, tokenizer, places)
