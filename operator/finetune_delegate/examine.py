@@ -11,7 +11,7 @@ from finetune_delegate.provider import Provider
 from finetune_stage.chats import answer_of, chat_of
 from finetune_stage.gate import Exams, decide
 from finetune_stage.rows import Row, Splits, held_out
-from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, majority_baseline, share
+from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, label_figures, majority_baseline, share
 from finetune_storage import Store
 
 ANSWERS = "answers"
@@ -48,7 +48,13 @@ def examine(
         gate=decide(spec.gate, Exams(after, before, majority), resolved.seed) if spec.gate else None,
     )
     return EvaluationFile(
-        summary=summary, seed=resolved.seed, base=before, tuned=after, majority=majority, confusion=confusion(after)
+        summary=summary,
+        seed=resolved.seed,
+        base=before,
+        tuned=after,
+        majority=majority,
+        confusion=confusion(after),
+        labels=label_figures(after),
     )
 
 

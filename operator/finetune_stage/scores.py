@@ -50,6 +50,10 @@ class RowScore(ApiModel):
     """The reference, one of the labels."""
     predicted: str | None = None
     """The most probable label."""
+    classes: list[str] | None = None
+    """Of a text with several classes: those it has."""
+    said: list[str] | None = None
+    """Those it is said to have."""
     values: dict[str, float] | None = None
     """Of further metrics, by their names: the figure is the mean over the rows."""
     terms: dict[str, list[float]] | None = None
@@ -58,6 +62,19 @@ class RowScore(ApiModel):
     """What the model wrote, of the first rows (evaluation.samples), unless something in it looks like a secret or personal data."""
     seconds: float | None = None
     """Until the answer was written, alone; of the first rows, where a latency is asked for."""
+
+
+class LabelFigures(ApiModel):
+    """How a label fares; 0 where there is nothing to divide by."""
+
+    rows: int
+    """Rows that have it."""
+    precision: float
+    """Of the rows that are said to have it, the share that has it."""
+    recall: float
+    """Of the rows that have it, the share that is said to."""
+    f1: float
+    """The harmonic mean of both."""
 
 
 class SuiteScores(ApiModel):
@@ -86,6 +103,8 @@ class EvaluationFile(ApiModel):
     """By name, the outcomes on rows of other tasks."""
     confusion: Confusion | None = None
     """Rows of the tuned model: right label -> most probable label -> how many; none without labels."""
+    labels: dict[str, LabelFigures] | None = None
+    """Label by label how the tuned model did; none without labels."""
 
     @property
     def gate_passed(self) -> bool:
@@ -175,19 +194,48 @@ def _perplexity(sums: Numbers) -> Any:
 
 def _label_counts(scores: list[RowScore]) -> Numbers:
     """For each label whether it is right and predicted, predicted, right."""
-    labels = sorted({score.label or "" for score in scores})
+    labels = _labels(scores)
     return np.array(
         [
             [
                 float(hit)
                 for label in labels
-                for right, said in [(score.label == label, score.predicted == label)]
+                for right, said in [(label in _right(score), label in _said(score))]
                 for hit in (right and said, said, right)
             ]
             for score in scores
         ],
         dtype=np.float64,
     )
+
+
+def _labels(scores: list[RowScore]) -> list[str]:
+    """Those that rows have."""
+    return sorted({label for score in scores for label in _right(score)})
+
+
+def _right(score: RowScore) -> list[str]:
+    return [score.label or ""] if score.classes is None else score.classes
+
+
+def _said(score: RowScore) -> list[str]:
+    return [score.predicted or ""] if score.said is None else score.said
+
+
+def label_figures(scores: list[RowScore]) -> dict[str, LabelFigures] | None:
+    """Label by label, over the labels that rows have; None where rows have no labels."""
+    if all(score.label is None for score in scores):
+        return None
+    found: dict[str, LabelFigures] = {}
+    sums = _label_counts(scores).sum(axis=0).reshape(-1, 3)
+    for label, (both, said, right) in zip(_labels(scores), sums.tolist(), strict=True):
+        found[label] = LabelFigures(
+            rows=int(right),
+            precision=both / max(1, said),
+            recall=both / max(1, right),
+            f1=2 * both / max(1, said + right),
+        )
+    return found
 
 
 def _macro_f1(sums: Numbers) -> Any:

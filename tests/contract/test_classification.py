@@ -13,9 +13,7 @@ from prepared_jobs import COLOURS, colour_rows, prepare_job, train_here, trainin
 from published_models import ADAPTERS, loaded, published, scores
 from tiny_models import write_tiny_bert, write_tiny_llama
 
-ACCURATE = EvaluationSpec(
-    metrics=["Loss", "Accuracy"], labels=list(COLOURS), gate=[GateRule(metric="Accuracy", min=0.9, beats=["Base"])]
-)
+ACCURATE = EvaluationSpec(metrics=["Loss", "Accuracy"], gate=[GateRule(metric="Accuracy", min=0.9, beats=["Base"])])
 LORA = ADAPTERS[1].values[0]
 
 
@@ -76,7 +74,12 @@ def test_a_text_can_have_several_classes(bucket: str, secret: Path, tmp_path: Pa
         method_settings=MethodSpec(classification=stated),
         adapter=LORA,
         settings=training(steps=60, checkpoint_every_steps=30, batch_size=8, micro_batch_size=8, learning_rate=1e-2),
-        evaluation=EvaluationSpec(metrics=["Loss"], gate=[GateRule(metric="Loss", max_ratio_to_base=0.7)]),
+        evaluation=EvaluationSpec(metrics=["Loss", "MacroF1"], gate=[GateRule(metric="Loss", max_ratio_to_base=0.7)]),
     )
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.gate_passed, trained.evaluation
+    labels = published(config, secret).labels
+    assert labels is not None
+    assert trained.evaluation is not None
+    assert set(labels) == {*COLOURS, "even"}
+    assert trained.evaluation.tuned["MacroF1"] == pytest.approx(sum(each.f1 for each in labels.values()) / 4)

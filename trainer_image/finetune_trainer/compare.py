@@ -8,7 +8,16 @@ from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.gate import Exams, decide
-from finetune_stage.scores import EvaluationFile, RowScore, SuiteScores, confusion, figures, majority_baseline, share
+from finetune_stage.scores import (
+    EvaluationFile,
+    RowScore,
+    SuiteScores,
+    confusion,
+    figures,
+    label_figures,
+    majority_baseline,
+    share,
+)
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
@@ -124,6 +133,7 @@ def compare(
         tuned=tuned,
         majority=majority,
         confusion=confusion(tuned),
+        labels=label_figures(tuned),
         suites=others.suites or None,
         previous=others.previous,
     )

@@ -121,6 +121,7 @@ def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         metrics=metrics,
         summary=summary,
         confusion=outcome.evaluation.confusion if outcome.evaluation else None,
+        labels=outcome.evaluation.labels if outcome.evaluation else None,
         diagnosis=(summary.diagnosis if summary else None) or [],
         versions=versions_of(LIBRARIES),
         samples=samples(inputs.held_out()[1], outcome.evaluation),

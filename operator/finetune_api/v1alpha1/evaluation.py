@@ -151,14 +151,6 @@ class EvaluationSpec(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "!has(self.metrics) || !self.metrics.exists(m, m in ['Accuracy', 'MacroF1']) || has(self.labels)",
-                "metrics Accuracy and MacroF1 need labels: the list of allowed answers",
-            ),
-            (
-                "!has(self.gate) || !self.gate.exists(g, g.metric in ['Accuracy', 'MacroF1']) || has(self.labels)",
-                "a gate on Accuracy or MacroF1 needs labels: the list of allowed answers",
-            ),
-            (
                 "self.compareWithBase || !has(self.gate) || !self.gate.exists(g, has(g.maxRatioToBase) || has(g.minDeltaVersusBase) || has(g.maxDropVersusBase) || has(g.beats))",
                 "a gate against the base needs compareWithBase: true",
             ),
@@ -193,8 +185,8 @@ class EvaluationSpec(ApiModel):
     also ExactMatch and Reward. With answerFormat also FormatCompliance. Named only: TokenF1, Rouge1, Rouge2 and RougeL (0 to 1),
     Bleu and Chrf (0 to 100, of all rows together), LatencyP50Seconds and LatencyP95Seconds."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
-    """The allowed answers; Accuracy is the share of rows whose most probable label is the right one,
-    MacroF1 the mean of the labels' F1."""
+    """The allowed answers, but for classification, whose classes are those of its rows; Accuracy is the share of rows whose most
+    probable label is the right one (of texts with several classes: all of them), MacroF1 the mean of the labels' F1."""
     answer_format: AnswerFormat | None = None
     """What answers must look like; FormatCompliance is the share of the written answers that do."""
     compare_with_base: bool = True

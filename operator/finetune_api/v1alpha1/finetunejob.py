@@ -140,6 +140,18 @@ class FineTuneJobSpec(ApiModel):
                 "adapter.initial is for methods sft, cpt, dpo, kto, orpo and grpo",
             ),
             (
+                "!has(self.evaluation) || !has(self.evaluation.metrics) || has(self.evaluation.labels)"
+                " || (has(self.method) && has(self.method.classification))"
+                " || !self.evaluation.metrics.exists(m, m in ['Accuracy', 'MacroF1'])",
+                "metrics Accuracy and MacroF1 need labels: the list of allowed answers (evaluation.labels)",
+            ),
+            (
+                "!has(self.evaluation) || !has(self.evaluation.gate) || has(self.evaluation.labels)"
+                " || (has(self.method) && has(self.method.classification))"
+                " || !self.evaluation.gate.exists(g, g.metric in ['Accuracy', 'MacroF1'])",
+                "a gate on Accuracy or MacroF1 needs labels: the list of allowed answers (evaluation.labels)",
+            ),
+            (
                 "!has(self.dataset.mix) || (has(self.method) && has(self.method.cpt))",
                 "dataset.mix keeps general text among raw text, and needs method cpt; rows with answers go into dataset.train",
             ),

@@ -19,7 +19,7 @@ from finetune_stage.page.data import data
 from finetune_stage.page.forecast import compared
 from finetune_stage.page.samples import Sample, samples
 from finetune_stage.page.style import STYLE
-from finetune_stage.scores import LOWER_IS_BETTER, Confusion
+from finetune_stage.scores import LOWER_IS_BETTER, Confusion, LabelFigures
 
 CURVES = {
     "loss": "Training loss",
@@ -52,6 +52,8 @@ class Contents:
     """Of the training, where it ran on a GPU."""
     validation: ValidationStatus | None = None
     """Where the validation loss was measured while training."""
+    labels: dict[str, LabelFigures] | None = None
+    """How each label fares."""
 
 
 def page(seen: Contents) -> str:
@@ -67,6 +69,7 @@ def page(seen: Contents) -> str:
         ),
         _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
         _section("Answers", samples(seen.samples)),
+        _section("Label by label", _labels(seen.labels)),
         _section("Right label against most probable label", _confusion(seen.confusion)),
         _section("Course", _curves(seen.metrics) + _ending(seen.validation)),
         _section("Plan against measured", _plan(seen)),
@@ -147,6 +150,16 @@ def _change(name: str, base: dict[str, float], value: float) -> str:
         return "-" if name not in base else "0"
     is_better = (value < base[name]) == (name in LOWER_IS_BETTER)
     return f'<span class="{"good" if is_better else "bad"}">{value - base[name]:+.4g}</span>'
+
+
+def _labels(found: dict[str, LabelFigures] | None) -> str:
+    if not found or len(found) > MOST_LABELS:
+        return ""
+    rows = [
+        [escape(label), str(each.rows), *(f"{value:.3f}" for value in (each.precision, each.recall, each.f1))]
+        for label, each in found.items()
+    ]
+    return _table(["Label", "Rows", "Precision", "Recall", "F1"], rows, numbers={1, 2, 3, 4})
 
 
 def _confusion(table: Confusion | None) -> str:

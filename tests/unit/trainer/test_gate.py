@@ -11,6 +11,7 @@ from finetune_stage.scores import (
     confusion,
     correct,
     figures,
+    label_figures,
     majority_baseline,
     share,
     statistic,
@@ -117,6 +118,23 @@ def test_macro_f1_is_the_mean_over_labels_and_its_table_counts_rows() -> None:
     assert figures(ALWAYS_RED, ["MacroF1"])["MacroF1"] == pytest.approx(0.5 / 3)
     assert figures(PERFECT, ["MacroF1"]) == {"MacroF1": 1.0}
     assert confusion(ALWAYS_RED) == {"blue": {"red": 30}, "green": {"red": 30}, "red": {"red": 30}}
+
+
+def test_each_label_has_its_own_figures() -> None:
+    found = label_figures(ALWAYS_RED) or {}
+    assert found["red"].wire() == {"rows": 30, "precision": pytest.approx(1 / 3), "recall": 1.0, "f1": 0.5}
+    assert found["blue"].wire() == {"rows": 30, "precision": 0.0, "recall": 0.0, "f1": 0.0}
+    assert label_figures([RowScore(id="a", nll=1, tokens=1)]) is None
+
+
+def test_macro_f1_of_several_classes_is_the_mean_over_classes_not_over_sets() -> None:
+    pairs = [(["a", "b"], ["a"]), (["a"], ["a"]), (["b"], ["a", "b"]), ([], [])]
+    rows = [
+        RowScore(id="x", nll=1, tokens=1, label="+".join(has), predicted="+".join(said), classes=has, said=said)
+        for has, said in pairs
+    ]
+    # a: two of three sayings right, both rows found; b: one saying, right, one of two rows found.
+    assert figures(rows, ["MacroF1"])["MacroF1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
 
 
 def test_both_ways_to_draw_rows_agree() -> None:

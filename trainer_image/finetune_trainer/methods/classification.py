@@ -57,15 +57,17 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     for row, scores in zip(exam.rows, found, strict=True):
         places = [config.label2id[label] for label in row.fields["labels"]]
         said = [place for place, value in enumerate(scores) if value > 0] if several else [int(scores.argmax())]
-        right, predicted = (" + ".join(config.id2label[place] for place in sorted(which)) for which in (places, said))
+        names, guesses = ([config.id2label[place] for place in sorted(which)] for which in (places, said))
         outcomes.append(
             RowScore(
                 id=row.id,
                 nll=finite(_loss(scores, places, several), row.id),
                 tokens=1,
-                label_correct=right == predicted,
-                label=right,
-                predicted=predicted,
+                label_correct=names == guesses,
+                label=" + ".join(names),
+                predicted=" + ".join(guesses),
+                classes=names if several else None,
+                said=guesses if several else None,
             )
         )
     return outcomes
