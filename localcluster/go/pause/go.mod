@@ -1,3 +1,0 @@
-module finetune.dev/localcluster/pause
-
-go 1.24
