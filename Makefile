@@ -42,7 +42,7 @@ verify: venv  ## format, lint, types, layers, unit tests, generated files
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
-	$(PY) -m pytest tests/unit tests/test_*.py
+	$(PY) -m pytest -n 2 tests/unit tests/test_*.py
 	$(PY) -m finetune_api crds/ --chart charts/finetune-operator/templates/crds --reference docs/reference.md --matrix docs/methods.md
 	git diff --exit-code -- crds charts docs/reference.md docs/methods.md
 
@@ -64,7 +64,7 @@ $(VLLM)/complete: | venv
 
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
 	-$(MAKE) --no-print-directory vllm  # where it cannot be had, its tests are skipped and say so
-	$(PY) -m pytest -m contract -n 2 tests/contract
+	$(PY) -m pytest -m contract -n 3 tests/contract  # more than cores: some wait for a store that is away
 
 cluster:  ## bring the local cluster up, or back into shape
 ifeq ($(CLUSTER),local)
@@ -80,10 +80,11 @@ install: venv images  ## install the chart with the quick-start object store
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
 
 apiserver: install  ## tests on the real API server
-	$(ON_CLUSTER) $(PY) -m pytest -m apiserver tests/apiserver tests/test_chart.py tests/test_readme.py
+	$(ON_CLUSTER) $(PY) -m pytest -m apiserver -n 3 --dist loadfile tests/apiserver tests/test_chart.py tests/test_readme.py
 
 e2e: install  ## tests of the whole on the cluster
-	$(ON_CLUSTER) $(PY) -m pytest -m e2e tests/e2e
+	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and not disruptive" -n 3 --dist loadfile tests/e2e
+	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and disruptive" tests/e2e
 
 demo: venv images  ## the main job on real input; the cluster stays up
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES"

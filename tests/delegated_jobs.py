@@ -1,6 +1,5 @@
 """Delegated jobs as the prepare stage leaves them in object storage, and the delegate as a pod runs it."""
 
-import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from finetune_delegate.provider import Task
 from finetune_stage.outcome import Places
 from finetune_storage import commit_folder, document, open_store
 from prepared_jobs import UID, Rows, _write, colour_chats
-from stage_process import start_stage
+from stage_process import ForkedProgram, fork_stage
 
 ROWS = {"train": colour_chats(12), "test": colour_chats(6, first=100)}
 
@@ -89,6 +88,6 @@ def run_here(config: JobConfig, secrets_dir: Path, work: Path, patience: float =
     return trained
 
 
-def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str = "train") -> subprocess.Popen[str]:
+def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str = "train") -> ForkedProgram:
     """The delegate as a pod runs it."""
-    return start_stage("finetune_delegate", stage, config, secrets_dir, work, "--poll-seconds=0.05")
+    return fork_stage("finetune_delegate", stage, config, secrets_dir, work, "--poll-seconds=0.05")

@@ -23,7 +23,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitSta
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
-from stage_process import ForkedStage
+from stage_process import ForkedProgram, fork_stage
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 COLOURS = ("red", "green", "blue")
@@ -211,12 +211,12 @@ def train_here(config: JobConfig, secrets_dir: Path, work: Path, divisor: int = 
     return trained
 
 
-def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> ForkedStage:
+def start_train(config: JobConfig, secrets_dir: Path, work: Path) -> ForkedProgram:
     """The train stage in a process of its own."""
-    return ForkedStage(config, secrets_dir, work)
+    return fork_stage("finetune_trainer", "train", config, secrets_dir, work)
 
 
-def lines_until(process: ForkedStage, beginning: str) -> list[str]:
+def lines_until(process: ForkedProgram, beginning: str) -> list[str]:
     """Output up to a line with this beginning. Raises AssertionError where the process ends before it."""
     lines = []
     for line in process.stdout:

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import threading
@@ -14,7 +15,17 @@ from pathlib import Path
 from finetune_api.pods import JobConfig
 from finetune_storage import document
 
-TRAINERS_LIBRARIES = ["finetune_trainer.recipe", "finetune_trainer.train", "trl", "peft", "bitsandbytes"]
+ENVIRONMENT = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+LIBRARIES = [
+    "finetune_trainer.recipe",
+    "finetune_trainer.train",
+    "finetune_delegate.recipe",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "openai",
+    "google.genai",
+]
 
 
 def start_stage(
@@ -26,22 +37,34 @@ def start_stage(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+        env=os.environ | ENVIRONMENT,
     )
 
 
-class ForkedStage:
-    """The train stage, forked from a process that has the libraries loaded and has computed nothing; read and ended as a Popen is.
+def fork_stage(
+    program: str,
+    stage: str,
+    config: JobConfig,
+    secrets_dir: Path,
+    work: Path,
+    *more: str,
+    environment: dict[str, str] | None = None,
+) -> "ForkedProgram":
+    """The same, forked from a process that has the libraries loaded."""
+    return ForkedProgram(program, [*_arguments(stage, config, secrets_dir, work), *more], environment)
 
-    Loading them takes longer than the trainings of most tests.
+
+class ForkedProgram:
+    """``python -m program``, forked from a process that has the libraries loaded and has computed nothing; read and ended as a
+    Popen is.
+
+    Loading them takes longer than what most tests let a stage do.
     """
 
-    def __init__(
-        self, config: JobConfig, secrets_dir: Path, work: Path, environment: dict[str, str] | None = None
-    ) -> None:
-        arguments = _arguments("train", config, secrets_dir, work)
+    def __init__(self, program: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
         reader, writer = _forking().Pipe(duplex=False)
-        self._process = _forking().Process(target=_run, args=("finetune_trainer", arguments, writer, environment or {}))
+        whole = os.environ | (environment or {})
+        self._process = _forking().Process(target=_run, args=(program, arguments, whole, writer))
         self._process.start()
         writer.close()
         self.stdout = os.fdopen(os.dup(reader.fileno()), "r")
@@ -56,6 +79,10 @@ class ForkedStage:
         """To the process alone."""
         assert self._process.pid is not None
         os.kill(self._process.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         """If it is still there."""
@@ -75,14 +102,15 @@ class ForkedStage:
 
 @cache
 def _forking() -> ForkServerContext:
-    os.environ |= {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    os.environ |= ENVIRONMENT
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(TRAINERS_LIBRARIES)
+    context.set_forkserver_preload(LIBRARIES)
     return context
 
 
-def _run(program: str, arguments: list[str], output: Connection, environment: dict[str, str]) -> None:
-    os.environ |= environment
+def _run(program: str, arguments: list[str], environment: dict[str, str], output: Connection) -> None:
+    os.environ.clear()  # the server's is that of its first test
+    os.environ.update(environment)
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()

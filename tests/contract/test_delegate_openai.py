@@ -190,9 +190,9 @@ def test_a_killed_pod_leads_to_one_tuning_job(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, method: str, path: str, carried_out: bool
 ) -> None:
     config = a_job(bucket, secrets_dir, openai)
-    process = start_delegate(config, secrets_dir, tmp_path / "first")
-    kill = Fault(method, path, carried_out=carried_out, meanwhile=process.kill)
+    kill = Fault(method, path, carried_out=carried_out, meanwhile=lambda: process.kill())
     openai.faults.append(kill)
+    process = start_delegate(config, secrets_dir, tmp_path / "first")
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     assert openai.injected == 1
@@ -360,8 +360,8 @@ def test_sigterm_does_not_cancel_and_cancel_does(
 ) -> None:
     openai.run = ("running",)
     config = a_job(bucket, secrets_dir, openai)
+    openai.faults.append(Fault("GET", ONE, meanwhile=lambda: process.terminate()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
-    openai.faults.append(Fault("GET", ONE, meanwhile=process.terminate))
     process.communicate(timeout=300)
     assert process.returncode == 143
     assert openai.jobs["ftjob-1"]["status"] == "queued"
@@ -372,8 +372,8 @@ def test_sigterm_does_not_cancel_and_cancel_does(
 def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
     openai.run = ("running",)
     config = a_job(bucket, secrets_dir, openai)
+    openai.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=lambda: process.kill()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
-    openai.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=process.kill))
     process.communicate(timeout=300)
     canceller = start_delegate(config, secrets_dir, tmp_path / "second", "cancel")
     canceller.communicate(timeout=300)

@@ -10,7 +10,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_storage import open_store
 from prepared_jobs import UID, job_store
-from stage_process import start_stage
+from stage_process import fork_stage
 
 
 def prepare(
@@ -39,7 +39,7 @@ def prepare(
         base_model=ResolvedBaseModel(uri=base),
         image="trainer@sha256:0",
     )
-    start_stage("finetune_trainer", "prepare", config, secrets_dir, work).communicate()
+    fork_stage("finetune_trainer", "prepare", config, secrets_dir, work).communicate(timeout=120)
     return config, Summary.model_validate_json((work / "end").read_bytes())
 
 

@@ -156,8 +156,8 @@ def test_a_killed_pod_leads_to_one_tuning_job(
     bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path, method: str, path: str, carried_out: bool
 ) -> None:
     config = a_job(bucket, secrets_dir, vertex)
+    vertex.faults.append(Fault(method, path, carried_out=carried_out, meanwhile=lambda: process.kill()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
-    vertex.faults.append(Fault(method, path, carried_out=carried_out, meanwhile=process.kill))
     process.communicate(timeout=300)
     assert process.returncode == -signal.SIGKILL
     trained = run_here(config, secrets_dir, tmp_path / "second")
@@ -306,8 +306,8 @@ def test_a_credential_that_expires_while_the_job_runs_is_read_again(
 
 def test_a_cancel_ends_it_at_the_provider(bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path) -> None:
     config = a_job(bucket, secrets_dir, vertex)
+    vertex.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=lambda: process.kill()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
-    vertex.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=process.kill))
     process.communicate(timeout=300)
     (job,) = vertex.jobs
     assert recipe.cancel(task(config, secrets_dir, tmp_path / "cancel")) == [job]

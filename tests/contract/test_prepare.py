@@ -3,7 +3,6 @@
 import gzip
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ from finetune_api.pods import MAX_SUMMARY_BYTES, Summary
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_storage import Store, open_store
 from s3_server import S3Server
+from stage_process import ForkedProgram
 from tiny_models import CHAT_TEMPLATE, write_tiny_llama
 
 ROOT = Path(__file__).parents[2]
@@ -93,14 +93,16 @@ def base(tiny_llama: Path, store: Store) -> str:
 def prepare(bucket: str, secret: Path, store: Store, base: str, tmp_path: Path) -> Prepare:
     """Run the stage on rows (or the bytes of a file); keywords replace members of the spec."""
 
-    def run(rows: list[Any] | bytes | None, env: dict[str, str] | None = None, **spec: Any) -> Run:
+    def run(rows: list[Any] | bytes | None, **spec: Any) -> Run:
         if rows is not None:
             store.put("data/train.jsonl", rows if isinstance(rows, bytes) else jsonl(rows))
-        command, log = command_line(job(bucket, base, **spec), tmp_path)
-        done = subprocess.run(command, env=environment(**(env or {})), capture_output=True, text=True, timeout=120)
+        flags, log = arguments(job(bucket, base, **spec), tmp_path)
+        process = ForkedProgram("finetune_trainer", flags)
+        said, _ = process.communicate(timeout=120)
         message = log.read_bytes()
         summary = Summary.model_validate_json(message)
-        return Run(done.returncode, summary, message, done.stdout + done.stderr, tmp_path / "work")
+        assert process.returncode is not None
+        return Run(process.returncode, summary, message, said, tmp_path / "work")
 
     return run
 
@@ -124,8 +126,8 @@ def job(bucket: str, base: str, **spec: Any) -> dict[str, Any]:
     }
 
 
-def command_line(config: dict[str, Any], folder: Path) -> tuple[list[str], Path]:
-    """The stage's command, and where its termination message will be."""
+def arguments(config: dict[str, Any], folder: Path) -> tuple[list[str], Path]:
+    """The program's arguments, and where its termination message will be."""
     (folder / "job.json").write_text(json.dumps(config))
     log = folder / "termination-log"
     options = {
@@ -137,13 +139,7 @@ def command_line(config: dict[str, Any], folder: Path) -> tuple[list[str], Path]
         "secret-wait": 0,
         "attempt": 1,
     }
-    flags = [f"--{name}={value}" for name, value in options.items()]
-    return [sys.executable, "-m", "finetune_trainer", "prepare", *flags], log
-
-
-def environment(**more: str) -> dict[str, str]:
-    kept = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
-    return kept | {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}", "OMP_NUM_THREADS": "1"} | more
+    return ["prepare", *(f"--{name}={value}" for name, value in options.items())], log
 
 
 def jsonl(rows: list[Any]) -> bytes:
@@ -278,10 +274,16 @@ class TestWhatItWrites:
         message = prepare(None, dataset={"train": source}).failure(Reason.DATASET_NOT_FOUND)
         assert f"{bucket}/rows/*.parquet: no file there matches" in message
 
-    def test_torch_is_not_imported(self, prepare: Prepare) -> None:
-        found = prepare(answers(), env={"PYTHONPROFILEIMPORTTIME": "1"})
+    def test_torch_is_not_imported(self, bucket: str, base: str, store: Store, tmp_path: Path) -> None:
+        store.put("data/train.jsonl", jsonl(answers()))
+        flags, _ = arguments(job(bucket, base), tmp_path)
+        command = [sys.executable, "-X", "importtime", "-m", "finetune_trainer", *flags]
+        python_path = f"{ROOT / 'operator'}:{ROOT / 'trainer_image'}"
+        done = subprocess.run(
+            command, env=os.environ | {"PYTHONPATH": python_path}, capture_output=True, text=True, check=True
+        )
         modules = {
-            line.rsplit("|", 1)[-1].strip() for line in found.log.splitlines() if line.startswith("import time:")
+            line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
         }
         assert "transformers" in modules
         assert not modules & {"torch", "torch.nn", "peft", "trl.trainer.sft_trainer"}
@@ -532,22 +534,20 @@ class TestTheProcess:
         self, bucket: str, base: str, s3_server: S3Server, tmp_path: Path, secret: Path
     ) -> None:
         s3_server.secret(secret, AWS_ENDPOINT_URL="http://127.0.0.1:1")  # it waits for this store
-        command, log = command_line(job(bucket, base), tmp_path)
-        process = subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True)
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "trying again" in line:
-                break
+        flags, log = arguments(job(bucket, base), tmp_path)
+        process = ForkedProgram("finetune_trainer", flags)
+        assert any("trying again" in line for line in process.stdout)
         began = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 143
+        process.terminate()
+        process.communicate(timeout=20)
+        assert process.returncode == 143
         assert time.monotonic() - began < 10
-        process.stderr.close()
         assert Summary.model_validate_json(log.read_bytes()).error.code == "Interrupted"  # type: ignore[union-attr]
 
     def test_a_config_that_is_not_there(self, tmp_path: Path) -> None:
-        command, log = command_line({}, tmp_path)
+        flags, log = arguments({}, tmp_path)
         (tmp_path / "job.json").unlink()
-        done = subprocess.run(command, env=environment(), capture_output=True, timeout=60)
-        assert done.returncode == EXIT_CODES[Reason.CONFIG_INVALID]
+        process = ForkedProgram("finetune_trainer", flags)
+        process.communicate(timeout=60)
+        assert process.returncode == EXIT_CODES[Reason.CONFIG_INVALID]
         assert "job.json" in Summary.model_validate_json(log.read_bytes()).error.message  # type: ignore[union-attr]

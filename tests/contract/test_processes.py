@@ -14,7 +14,7 @@ from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary, Trained
 from finetune_api.reasons import Failure, Reason
 from prepared_jobs import colour_rows, job_store, lines_until, prepare_job, train_here, training
-from stage_process import ForkedStage
+from stage_process import ForkedProgram, fork_stage
 
 STEPS = 8
 LORA: dict[str, Any] = {
@@ -28,7 +28,7 @@ FULL = LORA | {
         steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, learning_rate=1e-3, weight_decay=0.01
     ),
 }
-Crew = list[ForkedStage]
+Crew = list[ForkedProgram]
 
 
 @contextmanager
@@ -40,7 +40,10 @@ def crew(config: JobConfig, secrets: Path, work: Path, size: int = 2) -> Iterato
     shared = {"WORLD_SIZE": str(size), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     for rank in range(size):
         (work / str(rank) / "ends").mkdir(parents=True)
-    made = [ForkedStage(config, secrets, work / str(rank), shared | {"RANK": str(rank)}) for rank in range(size)]
+    made = [
+        fork_stage("finetune_trainer", "train", config, secrets, work / str(n), environment=shared | {"RANK": str(n)})
+        for n in range(size)
+    ]
     try:
         yield made
     finally:

@@ -26,7 +26,7 @@ from prepared_jobs import (
 )
 from s3_server import serve
 
-STEPS = 40
+STEPS = 24
 LORA = {
     "rows": {"train": colour_rows(46), "test": colour_rows(6, 100)},  # 46 rows: the last batch of an epoch is smaller
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2),
@@ -112,10 +112,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     whole = prepare_job(bucket, secret.parent, name="whole", **case)
     broken = prepare_job(bucket, secret.parent, name="broken", **case)
     expected = train_here(whole, secret.parent, tmp_path / "whole")
-    assert interrupt(broken, secret.parent, tmp_path / "first", 14, number) == code
+    assert interrupt(broken, secret.parent, tmp_path / "first", 10, number) == code
     stopped_at = checkpoint_steps(broken, secret.parent)[-1]
     if number == signal.SIGTERM:
-        assert stopped_at >= 14, "SIGTERM commits the step that was under way"
+        assert stopped_at >= 10, "SIGTERM commits the step that was under way"
         summary = Summary.model_validate_json((tmp_path / "first" / "end").read_bytes())
         assert summary.error is not None
         assert summary.error.code == Reason.INTERRUPTED
@@ -142,7 +142,7 @@ def test_corrupt_and_torn_checkpoints_are_skipped(
     whole = prepare_job(bucket, secret.parent, name="whole", **LORA)
     broken = prepare_job(bucket, secret.parent, name="broken", **LORA)
     train_here(whole, secret.parent, tmp_path / "whole")
-    interrupt(broken, secret.parent, tmp_path / "first", 14, signal.SIGKILL)
+    interrupt(broken, secret.parent, tmp_path / "first", 10, signal.SIGKILL)
     store, (before, newest) = job_store(broken, secret.parent), checkpoint_steps(broken, secret.parent)
     store.put(f"checkpoints/step-{newest:06d}/optimizer.pt", b"not what was written")
     store.put(f"checkpoints/step-{newest + 4:06d}/optimizer.pt", b"a torn checkpoint has no manifest")

@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
 def _run(stage: Stage, config: JobConfig, places: Places, options: argparse.Namespace) -> Summary:
     if stage == "Prepare":
         # transformers imports torch wherever it finds it; as a tokeniser library it works without, and starts in a fifth of the time.
-        sys.modules["torch"] = None  # type: ignore[assignment]  # the documented way to make an import fail
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]  # the documented way to make an import fail
         os.environ["TRANSFORMERS_VERBOSITY"] = "error"  # it advises to install torch
         from finetune_trainer.prepare import run
 
