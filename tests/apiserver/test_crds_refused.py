@@ -82,7 +82,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a ratio without LoRA+": ({"adapter": {"type": "LoRA", "learningRateRatio": 4}}, "belongs to adapter LoraPlus"),
     "initial for IA3": (
         {"adapter": {"type": "IA3", "initial": {"uri": "s3://b/adapter"}}},
-        "initial belongs to adapter LoRA",
+        "initial belong to adapter LoRA",
     ),
     "initial and layers": (
         {"adapter": {"type": "LoRA", "layers": [0], "initial": {"uri": "s3://b/adapter"}}},

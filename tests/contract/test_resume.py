@@ -51,6 +51,7 @@ DORA = LORA | {"adapter": ResolvedAdapterSpec(type="DoRA", rank=4, alpha=8, drop
 IA3 = LORA | {"adapter": ResolvedAdapterSpec(type="IA3", target_modules=())}
 PREFIX = LORA | {"adapter": ResolvedAdapterSpec(type="Prefix", virtual_tokens=4)}
 PROMPT = LORA | {"adapter": ResolvedAdapterSpec(type="Prompt", virtual_tokens=4)}
+SECOND_STORED = "checkpoint of step 8 committed"  # stored beside the training, so steps later than 8
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -68,11 +69,11 @@ def checkpoint_steps(config: JobConfig, secrets_dir: Path) -> list[int]:
     return sorted(int(key.split("-")[1].split("/")[0]) for key in keys if key.endswith("/manifest.json"))
 
 
-def interrupt(config: JobConfig, secrets_dir: Path, work: Path, at_step: int, number: int) -> int:
-    """Run in a process of its own and send it a signal when a step is done; its exit code."""
+def interrupt(config: JobConfig, secrets_dir: Path, work: Path, line: str, number: int) -> int:
+    """Run in a process of its own and send it a signal when it has printed a line; its exit code."""
     process = start_train(config, secrets_dir, work)
     try:
-        lines_until(process, f"step {at_step}/")
+        lines_until(process, line)
         process.send_signal(number)
         process.communicate(timeout=60)
     finally:
@@ -112,10 +113,10 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     whole = prepare_job(bucket, secret.parent, name="whole", **case)
     broken = prepare_job(bucket, secret.parent, name="broken", **case)
     expected = train_here(whole, secret.parent, tmp_path / "whole")
-    assert interrupt(broken, secret.parent, tmp_path / "first", 10, number) == code
+    assert interrupt(broken, secret.parent, tmp_path / "first", SECOND_STORED, number) == code
     stopped_at = checkpoint_steps(broken, secret.parent)[-1]
     if number == signal.SIGTERM:
-        assert stopped_at >= 10, "SIGTERM commits the step that was under way"
+        assert stopped_at > 8, "SIGTERM commits the step that was under way"
         summary = Summary.model_validate_json((tmp_path / "first" / "end").read_bytes())
         assert summary.error is not None
         assert summary.error.code == Reason.INTERRUPTED
@@ -142,7 +143,7 @@ def test_corrupt_and_torn_checkpoints_are_skipped(
     whole = prepare_job(bucket, secret.parent, name="whole", **LORA)
     broken = prepare_job(bucket, secret.parent, name="broken", **LORA)
     train_here(whole, secret.parent, tmp_path / "whole")
-    interrupt(broken, secret.parent, tmp_path / "first", 10, signal.SIGKILL)
+    interrupt(broken, secret.parent, tmp_path / "first", SECOND_STORED, signal.SIGKILL)
     store, (before, newest) = job_store(broken, secret.parent), checkpoint_steps(broken, secret.parent)
     store.put(f"checkpoints/step-{newest:06d}/optimizer.pt", b"not what was written")
     store.put(f"checkpoints/step-{newest + 4:06d}/optimizer.pt", b"a torn checkpoint has no manifest")
@@ -223,7 +224,7 @@ def test_it_stops_and_publishes_its_best_interrupted_or_not(bucket: str, secret:
     assert ending.message in job_store(whole, secret.parent).get("report.html").decode()
     assert trained.evaluation is not None
     assert trained.evaluation.tuned["Loss"] == ending.loss == measured[ending.published_step]
-    assert interrupt(broken, secret.parent, tmp_path / "first", ending.published_step + 3, signal.SIGKILL) == -9
+    assert interrupt(broken, secret.parent, tmp_path / "first", f"step {ending.published_step + 3}/", signal.SIGKILL) == -9
     again = train_here(broken, secret.parent, tmp_path / "second")
     assert again.validation == ending
     assert losses(broken, secret.parent) == measured
