@@ -1,13 +1,15 @@
 """Interrupt trainings at random moments, and compare the artifact's bytes with those of an uninterrupted one.
 
-    PYTHONPATH=operator:trainer_image:.:tests python -m benchmarks.interruptions [--interruptions 50] [--seed 7] [--only sft-lora]
+    PYTHONPATH=operator:trainer_image:.:tests python -m benchmarks.interruptions [--interruptions 50] [--seed 7] [--only sft-lora] [--workers 16]
 
 Every method's tiny job is trained whole, then again with a SIGKILL or a SIGTERM at a random moment of a random step, again and
 again until it is done. Each attempt is the train stage as a pod runs it, in a process of its own that is forked from one that has
-imported torch already; the store is a real S3 server. Prints a table; exits 1 where an artifact differs.
+imported torch already; the store is a real S3 server. Cases run side by side with --workers; what is interrupted when depends on
+the seed and the case only. Prints a table; exits 1 where an artifact differs.
 """
 
 import argparse
+import multiprocessing
 import os
 import random
 import signal
@@ -21,19 +23,43 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
+from finetune_api.v1alpha1.methods import ClassificationMethod
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import document
-from prepared_jobs import TINY, colour_rows, job_store, prepare_job, texts, training
+from prepared_jobs import TINY, colour_rows, job_store, preferences, prepare_job, texts, training, verdicts
 from s3_server import serve
 
 STEPS = 40
 EVERY = 4
 SETTINGS = {"steps": STEPS, "checkpoint_every_steps": EVERY}
 ANSWERS = {"train": colour_rows(46), "test": colour_rows(6, 100)}
+PAIRS = {"train": preferences(46), "test": preferences(6, 100)}
 LORA = ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2)
+GRPO = GrpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    num_generations=4,
+    max_new_tokens=4,
+    temperature=1.0,
+    beta=0.0,
+)
+
+
+def classes(count: int, first: int = 0) -> list[dict[str, Any]]:
+    """The class of a text is the colour it names."""
+    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
+
+
+def of_method(method: str, rows: dict[str, Any], own: MethodSpec | None = None, **settings: Any) -> dict[str, Any]:
+    """A case of a method that trains an adapter."""
+    stated = training(**SETTINGS, **settings)
+    return {"rows": rows, "method": method, "method_settings": own, "adapter": LORA, "settings": stated}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "sft-lora": lambda: {"rows": ANSWERS, "adapter": LORA, "settings": training(**SETTINGS)},
     "sft-lora-packed": lambda: {"rows": ANSWERS, "adapter": LORA, "settings": training(**SETTINGS, packing=True)},
@@ -54,6 +80,18 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "from_config": TINY,
         "settings": training(**SETTINGS, packing=True, learning_rate=3e-3),
     },
+    "dpo-lora": lambda: of_method("dpo", PAIRS),
+    "orpo-lora": lambda: of_method("orpo", PAIRS),
+    "kto-lora": lambda: of_method("kto", {"train": verdicts(24), "test": verdicts(6, 100)}),
+    "reward-lora": lambda: of_method("reward", PAIRS),
+    "grpo-lora": lambda: of_method(
+        "grpo", {"train": colour_rows(12)}, MethodSpec(grpo=GRPO), batch_size=8, micro_batch_size=8
+    ),
+    "classification-lora": lambda: of_method(
+        "classification",
+        {"train": classes(46), "test": classes(6, 100)},
+        MethodSpec(classification=ClassificationMethod(labels=["blue", "green", "red"], multi_label=False)),
+    ),
 }
 
 
@@ -87,6 +125,7 @@ def fork_train(config: JobConfig, stage: Stage, work: Path) -> tuple[int, int]:
     if pid:
         os.close(write)
         return pid, read
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # as a pod begins
     os.dup2(write, 1)
     os.dup2(write, 2)
     from finetune_trainer.__main__ import main
@@ -113,13 +152,17 @@ def run(config: JobConfig, stage: Stage, work: Path, stop: tuple[int, float, int
         os.kill(pid, number)
 
     timer = None
-    with os.fdopen(output, encoding="utf-8", errors="replace") as lines:
-        log = []
-        for line in lines:
-            log.append(line)
-            if stop and timer is None and line.startswith("step ") and int(line[5:].split("/")[0]) >= stop[0]:
-                timer = threading.Timer(stop[1], send, [stop[2]])
-                timer.start()
+    try:
+        with os.fdopen(output, encoding="utf-8", errors="replace") as lines:
+            log = []
+            for line in lines:
+                log.append(line)
+                if stop and timer is None and line.startswith("step ") and int(line[5:].split("/")[0]) >= stop[0]:
+                    timer = threading.Timer(stop[1], send, [stop[2]])
+                    timer.start()
+    except SystemExit:  # of end
+        os.kill(pid, signal.SIGKILL)
+        raise
     if timer is not None:
         timer.cancel()
         timer.join()
@@ -136,13 +179,14 @@ def weights(config: JobConfig, stage: Stage) -> dict[str, str]:
     return {each.path: each.sha256 for each in manifest.files if each.path.endswith(".safetensors")}
 
 
-def torture(name: str, stage: Stage, interruptions: int, dice: random.Random) -> Figures:
+def torture(name: str, stage: Stage, interruptions: int, seed: int) -> tuple[str, Figures]:
     """Train a case whole, then with so many interruptions in as many jobs as that takes; compare."""
     figures = Figures(equal=True)
+    dice = random.Random(f"{seed} {name}")
     whole = prepare_job(stage.bucket, stage.secrets, name=f"{name}-whole", **CASES[name]())
     code, _ = run(whole, stage, stage.folder / name / "whole", None)
     if code:
-        raise SystemExit(f"{name}: the uninterrupted run ended with {code}")
+        raise RuntimeError(f"{name}: the uninterrupted run ended with {code}")
     expected = weights(whole, stage)
     job = 0
     while sum(figures.signals.values()) < interruptions:
@@ -162,13 +206,34 @@ def torture(name: str, stage: Stage, interruptions: int, dice: random.Random) ->
             figures.attempts += 1
             if code == 0:
                 break
+            if code not in (143, -signal.SIGKILL):  # broken by itself, and would be again
+                raise RuntimeError(f"{name}: an attempt ended with {code}; its last lines are above")
             reached = at
             figures.signals[number.name] += 1
             figures.wrong_exit += code != {signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
             if number == signal.SIGTERM and seconds is not None:
                 figures.stopping.append(seconds)
         figures.equal = figures.equal and weights(broken, stage) == expected
-    return figures
+    return name, figures
+
+
+def _torture(task: tuple[str, Stage, int, int]) -> tuple[str, Figures]:
+    return torture(*task)
+
+
+def end(number: int, frame: object) -> NoReturn:
+    """Of a SIGTERM: leave by the way on which servers and trainings are ended."""
+    raise SystemExit(128 + number)
+
+
+def row(name: str, found: Figures) -> str:
+    """Of the table."""
+    stopping = found.stopping or [0.0]
+    return (
+        f"| {name} | {found.signals['SIGKILL']} | {found.signals['SIGTERM']} | {found.attempts} "
+        f"| {statistics.median(stopping):.1f} s / {max(stopping):.1f} s | {found.wrong_exit} "
+        f"| {'yes' if found.equal else 'NO'} |"
+    )
 
 
 def main() -> int:
@@ -176,32 +241,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interruptions", type=int, default=50, help="in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--workers", type=int, default=1, help="cases at the same time (default: %(default)s)")
     parser.add_argument("--only", action="append", choices=CASES, help="this case; may be repeated")
     args = parser.parse_args()
     names = args.only or list(CASES)
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in ("transformers", "trl"):  # what takes longest, once for all forks; nothing of it starts a thread
         import_module(name)
-    dice = random.Random(args.seed)
     each = -(-args.interruptions // len(names))
     print("| case | SIGKILL | SIGTERM | attempts | SIGTERM to exit, median / longest | wrong exit code | same bytes |")
     print("|---|---|---|---|---|---|---|", flush=True)
+    signal.signal(signal.SIGTERM, end)
     right = True
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         with serve(folder / "s3") as server:
             secrets = server.secret(folder / "secrets" / "s3").parent
-            stage = Stage(folder, server.bucket("models"), secrets)
-            for name in names:
-                found = torture(name, stage, each, dice)
-                stopping = found.stopping or [0.0]
-                print(
-                    f"| {name} | {found.signals['SIGKILL']} | {found.signals['SIGTERM']} | {found.attempts} "
-                    f"| {statistics.median(stopping):.1f} s / {max(stopping):.1f} s | {found.wrong_exit} "
-                    f"| {'yes' if found.equal else 'NO'} |",
-                    flush=True,
-                )
-                right = right and found.equal and not found.wrong_exit
+            stages = {name: Stage(folder, server.bucket(name), secrets) for name in names}
+            with multiprocessing.get_context("fork").Pool(args.workers) as pool:
+                tasks = [(name, stages[name], each, args.seed) for name in names]
+                for name, found in pool.imap_unordered(_torture, tasks):
+                    print(row(name, found), flush=True)
+                    right = right and found.equal and not found.wrong_exit
     return 0 if right else 1
 
 
