@@ -15,8 +15,13 @@ CHAT_TEMPLATE = (
 TEXT = [f"{colour} thing {i}\nColour: {colour}" for i in range(40) for colour in ("red", "green", "blue")]
 
 
-def write_tiny_llama(folder: Path, *, hidden_size: int = 32, layers: int = 2, seed: int = 0) -> Path:
-    """A Llama of about 30,000 parameters with a byte-level BPE tokenizer and a ChatML template; the folder."""
+def write_tiny_llama(
+    folder: Path, *, hidden_size: int = 32, layers: int = 2, seed: int = 0, tied: bool = True, spare: int = 0
+) -> Path:
+    """A Llama of about 30,000 parameters with a byte-level BPE tokenizer and a ChatML template; the folder.
+
+    ``tied``: whether the output layer is the embedding; ``spare``: rows of both that no token has.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -24,14 +29,14 @@ def write_tiny_llama(folder: Path, *, hidden_size: int = 32, layers: int = 2, se
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) + spare,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=256,
-        tie_word_embeddings=True,
+        tie_word_embeddings=tied,
         initializer_range=0.1,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

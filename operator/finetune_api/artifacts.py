@@ -177,6 +177,8 @@ class ResolvedAdapterSpec(ApiModel):
     alpha_pattern: dict[str, int] = Field(default_factory=dict)
     layers: tuple[int, ...] = ()
     """Empty: all."""
+    new_tokens: tuple[str, ...] = ()
+    """Added to the base's vocabulary, in this order."""
     virtual_tokens: int = 0
     frozen_layers: int = 0
     learning_rate_ratio: float = 1.0

@@ -48,6 +48,8 @@ def at_most_one(*fields: str) -> tuple[str, str]:
     return f"[{members}].filter(x, x).size() <= 1", f"set at most one of: {', '.join(fields)}"
 
 
+SET = {"x-kubernetes-list-type": "set"}
+"""A list that says nothing twice."""
 MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -40,6 +41,8 @@ class AdapterConfig(BaseModel):
     peft_type: str
     r: int = 0
     rank_pattern: dict[str, int] | None = None
+    trainable_token_indices: Any = None
+    """Of an adapter with new tokens: layers, or none, and rows of the vocabulary."""
 
     @property
     def highest_rank(self) -> int:
@@ -90,6 +93,12 @@ def check_adapter(folder: Path, manifest: Manifest, limits: Limits) -> None:
     if config.peft_type != "LORA":
         raise LoadFailure(
             ServingReason.ADAPTER_INVALID, f"adapter_config.json has peft_type {config.peft_type}, expected LORA"
+        )
+    if config.trainable_token_indices:
+        raise LoadFailure(
+            ServingReason.ADAPTER_INVALID,
+            "the adapter brings new tokens (trainable_token_indices in adapter_config.json), and all adapters of a pool share the "
+            "vocabulary of its base; serve an adapter without",
         )
     if config.highest_rank > limits.max_lora_rank:
         raise LoadFailure(

@@ -88,6 +88,30 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"adapter": {"type": "LoRA", "layers": [0], "initial": {"uri": "s3://b/adapter"}}},
         "rankPattern, alphaPattern and layers are those of the initial adapter",
     ),
+    "new tokens of IA3": (
+        {"adapter": {"type": "IA3", "newTokens": ["<tool>"]}},
+        "newTokens, initial belong to adapter LoRA",
+    ),
+    "a new token twice": (
+        {"adapter": {"type": "LoRA", "newTokens": ["<tool>", "<tool>"]}},
+        "spec.adapter.newTokens[1]: Duplicate value",
+    ),
+    "a new token with a space": (
+        {"adapter": {"type": "LoRA", "newTokens": ["a tool"]}},
+        "spec.adapter.newTokens[0]",
+    ),
+    "new tokens for a preference": (
+        {"adapter": {"type": "LoRA", "newTokens": ["<tool>"]}, "method": {"dpo": {}}},
+        "adapter.newTokens is for methods sft and cpt",
+    ),
+    "new tokens for random weights": (
+        {**base(fromConfig=FROM_CONFIG), "adapter": {"type": "LoRA", "newTokens": ["<tool>"]}, "method": {"cpt": {}}},
+        "baseModel.fromConfig trains its own",
+    ),
+    "new tokens of an initial adapter": (
+        {"adapter": {"type": "LoRA", "newTokens": ["<tool>"], "initial": {"uri": "s3://b/adapter"}}},
+        "keeps the vocabulary it has learned with",
+    ),
     "initial for a head": (
         {"adapter": {"type": "LoRA", "initial": {"jobRef": {"name": "first"}}}, "method": {"reward": {}}},
         "adapter.initial is for methods sft",

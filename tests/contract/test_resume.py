@@ -48,6 +48,13 @@ LORA_PLUS = LORA | {
     "adapter": ResolvedAdapterSpec(type="LoraPlus", rank=4, alpha=8, dropout=0.2, learning_rate_ratio=8.0)
 }
 DORA = LORA | {"adapter": ResolvedAdapterSpec(type="DoRA", rank=4, alpha=8, dropout=0.2)}
+NEW_TOKENS = LORA | {
+    "rows": {
+        split: [row | {"completion": f" <tool>{row['completion'].strip()}</tool>"} for row in rows]
+        for split, rows in LORA["rows"].items()  # type: ignore[attr-defined]
+    },
+    "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2, new_tokens=("<tool>", "</tool>")),
+}
 IA3 = LORA | {"adapter": ResolvedAdapterSpec(type="IA3", target_modules=())}
 PREFIX = LORA | {"adapter": ResolvedAdapterSpec(type="Prefix", virtual_tokens=4)}
 PROMPT = LORA | {"adapter": ResolvedAdapterSpec(type="Prompt", virtual_tokens=4)}
@@ -96,6 +103,7 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, line: str, numbe
         pytest.param(KTO, *KILL, id="kto-lora-SIGKILL"),
         pytest.param(LORA_PLUS, *KILL, id="sft-loraplus-SIGKILL"),
         pytest.param(DORA, *KILL, id="sft-dora-SIGKILL"),
+        pytest.param(NEW_TOKENS, *KILL, id="sft-new-tokens-SIGKILL"),
         pytest.param(IA3, *KILL, id="sft-ia3-SIGKILL"),
         pytest.param(PREFIX, *KILL, id="sft-prefix-SIGKILL"),
         pytest.param(PROMPT, *KILL, id="sft-prompt-SIGKILL"),
@@ -224,7 +232,9 @@ def test_it_stops_and_publishes_its_best_interrupted_or_not(bucket: str, secret:
     assert ending.message in job_store(whole, secret.parent).get("report.html").decode()
     assert trained.evaluation is not None
     assert trained.evaluation.tuned["Loss"] == ending.loss == measured[ending.published_step]
-    assert interrupt(broken, secret.parent, tmp_path / "first", f"step {ending.published_step + 3}/", signal.SIGKILL) == -9
+    assert (
+        interrupt(broken, secret.parent, tmp_path / "first", f"step {ending.published_step + 3}/", signal.SIGKILL) == -9
+    )
     again = train_here(broken, secret.parent, tmp_path / "second")
     assert again.validation == ending
     assert losses(broken, secret.parent) == measured

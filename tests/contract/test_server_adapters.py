@@ -55,6 +55,9 @@ def spoil(folder: Path, suffix: str, **changes: Any) -> None:
         ),
         pytest.param({}, {"bias": "all"}, None, 'has bias="all", which this server does not serve', id="bias"),
         pytest.param({"modules_to_save": ["lm_head"]}, {}, None, "modules_to_save", id="modules_to_save"),
+        pytest.param(
+            {"trainable_token_indices": [5]}, {}, None, "trainable_token_indices", id="rows of the vocabulary"
+        ),
         pytest.param({}, {"from_the_future": 1}, None, "from_the_future=1", id="unknown setting"),
         pytest.param(
             {}, {"target_modules": "no.*thing"}, None, "does not fit the base model", id="a pattern of nothing"

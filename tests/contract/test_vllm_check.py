@@ -36,6 +36,7 @@ CASES: dict[str, ResolvedAdapterSpec] = {
     "highest rank": ResolvedAdapterSpec(type="LoRA", rank=HIGHEST_RANK),
     "rank above it": ResolvedAdapterSpec(type="LoRA", rank=HIGHEST_RANK + 1),
     "one layer above it": ResolvedAdapterSpec(type="LoRA", rank=4, rank_pattern={"q_proj": HIGHEST_RANK + 1}),
+    "new tokens": ResolvedAdapterSpec(type="LoRA", rank=4, new_tokens=("<tool>",)),
     "scales and layers": ResolvedAdapterSpec(type="LoRA", rank=4, alpha_pattern={"q_proj": 64}, layers=(0,)),
 }
 
@@ -64,17 +65,22 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str | None
 
 def store_adapter(base: Path, spec: ResolvedAdapterSpec, folder: Path) -> None:
     """An adapter as the trainer makes and publishes it."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from finetune_trainer.adapter import add_adapter
+    from finetune_trainer import new_tokens
+    from finetune_trainer.adapter import Fresh, add_adapter
     from finetune_trainer.publish import save_adapter
 
-    model = add_adapter(AutoModelForCausalLM.from_pretrained(base), spec, seed=1)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    added = new_tokens.add(AutoTokenizer.from_pretrained(base), spec.new_tokens)
+    new_tokens.make_room(model, added)
+    model = add_adapter(model, spec, seed=1, fresh=Fresh(rows=tuple(token.row for token in added)))
     save_adapter(model, ResolvedBaseModel(uri="s3://models/base"), [2], folder)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_an_adapter_is_marked_as_vllm_says(name: str, complaints: dict[str, str | None]) -> None:
     spec = CASES[name]
-    how, why = servable("sft", spec.type, max((spec.rank, *spec.rank_pattern.values())))
+    highest = max((spec.rank, *spec.rank_pattern.values()))
+    how, why = servable("sft", spec.type, highest, new_tokens=bool(spec.new_tokens))
     assert (complaints[name] is None) == (how == "Adapter"), (complaints[name], why)

@@ -6,12 +6,13 @@ One table says which settings of PEFT an adapter type is; nothing here depends o
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer import new_tokens
 
 ALL_LINEAR = ("all-linear",)
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
@@ -20,13 +21,24 @@ PREFIX_SCALE = 0.1
 """PEFT draws a prefix with standard deviation 1, which drowns the keys and values of most models."""
 
 
+class Fresh(NamedTuple):
+    """What the base did not bring; it learns with any adapter, and is stored with it."""
+
+    modules: tuple[str, ...] = ()
+    """Names of whole modules, as a new head."""
+    rows: tuple[int, ...] = ()
+    """Of the vocabulary, for new tokens."""
+
+
+NOTHING = Fresh()
+
+
 def add_adapter(
-    model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM", fresh: tuple[str, ...] = ()
+    model: Any, adapter: ResolvedAdapterSpec, seed: int, task: str = "CAUSAL_LM", fresh: Fresh = NOTHING
 ) -> Any:
     """The model with what learns: itself for Full, else a fresh adapter on a frozen base.
 
-    ``task`` is PEFT's task type. ``fresh`` names modules the base did not bring, as a new head: they learn whole and are stored with the
-    adapter. Raises Failure where the settings do not fit the base.
+    ``task`` is PEFT's task type. Raises Failure where the settings do not fit the base.
     """
     if adapter.type == "Full":
         _freeze(model, adapter.frozen_layers)
@@ -35,13 +47,17 @@ def add_adapter(
 
     _check_patterns(model, adapter)
     config = CONFIGS[adapter.type](model, adapter, task)
-    if fresh:
-        config.modules_to_save = config.exclude_modules = list(fresh)
+    if fresh.modules:
+        config.modules_to_save = config.exclude_modules = list(fresh.modules)
+    if fresh.rows:
+        config.trainable_token_indices = new_tokens.trained_rows(model, fresh.rows)
     torch.manual_seed(seed)
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:
         raise _misfit(model, adapter, error) from error
+    if fresh.rows:
+        new_tokens.settle_head(tuned)
     if adapter.type == "Prefix":
         tuned.prompt_encoder[tuned.active_adapter].embedding.weight.data.mul_(PREFIX_SCALE)
     return tuned

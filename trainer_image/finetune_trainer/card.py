@@ -4,7 +4,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from finetune_api.artifacts import Resolved
 from finetune_api.servable import servable
-from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
+from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus, Servable
 from finetune_api.v1alpha1.output import CardSpec
 from finetune_trainer.progress import Course
 
@@ -103,16 +103,35 @@ def _origin(resolved: Resolved, course: Course) -> str:
         "Steps": f"{course.steps} of {training.batch_size} rows, {course.tokens:,} tokens, seed {training.seed}",
         "Learning rate": f"{training.learning_rate:g}, {training.scheduler}",
         "Servable": servable_as(resolved),
+        **_vocabulary(resolved),
         **ending,
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in pairs.items())])
 
 
+def _vocabulary(resolved: Resolved) -> dict[str, str]:
+    """What must be done before such an adapter is put on its base."""
+    new = resolved.adapter.new_tokens
+    if not new:
+        return {}
+    text = " ".join(f"`{token}`" for token in new).replace("|", "\\|")
+    return {
+        "New tokens": f"{text}; read with this folder's tokenizer, and where it has more entries than the base has embeddings call "
+        "`resize_token_embeddings(len(tokenizer))` before the adapter is loaded (`AutoPeftModelForCausalLM` does)"
+    }
+
+
 def servable_as(resolved: Resolved) -> str:
     """How servers can use it."""
-    highest = max((resolved.adapter.rank, *resolved.adapter.rank_pattern.values()))
-    how, why = servable(resolved.method, resolved.adapter.type, highest)
+    how, why = how_servable(resolved)
     return {"Adapter": "as an adapter", "Merged": "merged only", "No": "no"}[how] + f" ({why})"
+
+
+def how_servable(resolved: Resolved) -> tuple[Servable, str]:
+    """The mark of the artifact, and why."""
+    adapter = resolved.adapter
+    highest = max((adapter.rank, *adapter.rank_pattern.values()))
+    return servable(resolved.method, adapter.type, highest, new_tokens=bool(adapter.new_tokens))
 
 
 def _evaluation(evaluation: EvaluationStatus | None) -> str:

@@ -5,6 +5,7 @@ with its end token; a prompt is everything before it, exactly as a server would 
 """
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class Encoder:
     """Train on answers (every assistant turn) only, or on all tokens."""
     training_template: str | None
     """Messages: the chat template that marks assistant turns."""
+    new_tokens: tuple[str, ...] = ()
+    """Added by the job: parts of texts, which end nothing."""
 
     def training(self, fields: Fields) -> Example:
         """A row to learn from; of a preference the longer side, of a text to classify all tokens."""
@@ -125,7 +128,7 @@ class Encoder:
     def _answered(self, fields: Fields, messages: list[Fields]) -> list[int]:
         """A conversation up to the end token of its answer; what a template puts after it is no answer."""
         ids = self._rendered(fields, messages)
-        return ids[: _last(ids, self._added()) + 1]
+        return ids[: _last(ids, self.markers()) + 1]
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
@@ -152,16 +155,17 @@ class Encoder:
         added = ids[-1:] == [self.tokenizer.eos_token_id] and not text.endswith(self.tokenizer.eos_token)
         return ids[:-1] if added else ids
 
-    def _added(self) -> set[int]:
-        return set(self.tokenizer.get_added_vocab().values())
+    def markers(self) -> set[int]:
+        """Tokens the base's vocabulary was given beside its words: ends of turns are among them."""
+        return {token for text, token in self.tokenizer.get_added_vocab().items() if text not in self.new_tokens}
 
 
-def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool) -> Encoder:
+def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tokens: Sequence[str] = ()) -> Encoder:
     """The encoder of a format. Raises Failure where the tokenizer cannot express it."""
     if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
     template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
-    return Encoder(tokenizer, format_, answers_only, template)
+    return Encoder(tokenizer, format_, answers_only, template, tuple(new_tokens))
 
 
 def _check_template(tokenizer: Any) -> None:
@@ -228,7 +232,7 @@ def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int
     """Tokens that end an answer: the model's own, the tokenizer's, and the one that ends a row's answer."""
     own = generation_eos if isinstance(generation_eos, list) else [generation_eos]
     end = encoder.answer(fields).input_ids[-1]
-    known = {encoder.tokenizer.eos_token_id, *encoder.tokenizer.get_added_vocab().values()}
+    known = {encoder.tokenizer.eos_token_id, *encoder.markers()}
     return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & known))
 
 

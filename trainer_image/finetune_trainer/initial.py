@@ -13,11 +13,10 @@ from finetune_stage.outcome import Places
 from finetune_storage import fetch_folder
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.plan_adapter import Inherited
-from finetune_trainer.previous import pinned, store_of
+from finetune_trainer.previous import CONFIG, pinned, store_of
 from finetune_trainer.world import World
 
 FIELD = "adapter.initial"
-CONFIG = "adapter_config.json"
 SAME_WEIGHTS = {"QLoRA": "LoRA", "LoraPlus": "LoRA", "QDoRA": "DoRA"}
 """Types that differ in how the base is kept or how fast they learn, not in what they store."""
 

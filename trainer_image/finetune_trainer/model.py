@@ -20,6 +20,7 @@ from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_storage import fetch_model
+from finetune_trainer import new_tokens
 from finetune_trainer.head import QUANTISED, Head, fit_padding, head_of, keep_quantised_weights_in_place, nf4
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
@@ -38,6 +39,8 @@ class Base(NamedTuple):
     """Of its weights as stored: a Full model is evaluated and published in it too."""
     fresh: tuple[str, ...] = ()
     """Names of the modules that are random, as a new head: they learn and are stored with any adapter."""
+    new_rows: tuple[int, ...] = ()
+    """Of the vocabulary, for the tokens the job adds; they learn too."""
 
 
 def load_base(inputs: Inputs, numerics: Numerics, world: World) -> Base:
@@ -55,6 +58,7 @@ def load_base(inputs: Inputs, numerics: Numerics, world: World) -> Base:
         fetch_model(ref, folder, places.secret(ref.secret_ref), secret_wait=places.secret_wait)
     world.wait()
     tokenizer = load_tokenizer(folder, str(ref.uri))
+    added = new_tokens.add(tokenizer, resolved.adapter.new_tokens)
     with naming(str(ref.uri)):
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
         head = head_of(resolved)
@@ -62,7 +66,8 @@ def load_base(inputs: Inputs, numerics: Numerics, world: World) -> Base:
         model, fresh = _from_folder(folder, resolved.adapter, numerics, head)
     if head:
         fit_padding(model, tokenizer)
-    return Base(model, tokenizer, stored, fresh)
+    new_tokens.make_room(model, added)
+    return Base(model, tokenizer, stored, fresh, tuple(token.row for token in added))
 
 
 @contextmanager

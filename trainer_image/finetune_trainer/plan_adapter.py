@@ -62,6 +62,7 @@ def _low_rank(stated: AdapterSpec, choices: Take, dropout: tuple[float, str]) ->
         rank_pattern=stated.rank_pattern or {},
         alpha_pattern=stated.alpha_pattern or {},
         layers=tuple(sorted(set(stated.layers or ()))),
+        new_tokens=tuple(stated.new_tokens or ()),
         learning_rate_ratio=_ratio(stated, choices),
     )
 

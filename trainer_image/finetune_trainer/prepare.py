@@ -37,7 +37,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
 from finetune_stage.outcome import Places
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
-from finetune_trainer import base_model, delegation, initial, previous, reward_model
+from finetune_trainer import base_model, delegation, initial, new_tokens, previous, reward_model
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
@@ -132,7 +132,7 @@ class Reading(NamedTuple):
 def _examined(config: JobConfig, places: Places, reading: Reading, progress: Progress) -> Examined:
     """Every row tokenised as the train stage will, and looked through; the first ones are written down for a person."""
     data = reading.data
-    tokens = encoder(reading.tokenizer, data.format, answers_only(config.spec))
+    tokens = encoder(reading.tokenizer, data.format, answers_only(config.spec), _new_tokens(config))
     quality = config.spec.dataset.quality or Quality()
     suites = [guarded_suite(suite, places) for suite in quality.suites or ()]
     suites += guarded(reading.suites, places)
@@ -194,7 +194,12 @@ def _tokenizer(config: JobConfig, places: Places, data: Prepared) -> Any:
     folder, uri = _base_folder(places), str(config.base_model.uri)
     tokenizer = load_tokenizer(folder, uri)
     base_model.check_vocabulary(tokenizer, folder, uri, method_of(config.spec))
+    new_tokens.add(tokenizer, _new_tokens(config))
     return tokenizer
+
+
+def _new_tokens(config: JobConfig) -> list[str]:
+    return (config.spec.adapter.new_tokens if config.spec.adapter else None) or []
 
 
 def _note_data_choices(config: JobConfig, data: Prepared, choices: Choices) -> None:

@@ -14,6 +14,7 @@ from finetune_storage import Store, digest_of, fetch_folder
 from finetune_storage.folders import parse_manifest
 from finetune_trainer.inputs import Inputs
 
+CONFIG = "adapter_config.json"
 SCORES = f"{CHECKPOINTS}/previous-scores.json"
 
 
@@ -39,6 +40,11 @@ def pinned(
             Reason.CONFIG_INVALID,
             f"{field}: {stated.uri} was made for {made_for.uri} ({_identity(made_for)}), and this job starts from "
             f"{base.uri} ({_identity(base)}); name an adapter of the same base",
+        )
+    if json.loads(store.get(CONFIG)).get("trainable_token_indices"):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"{field}: {stated.uri} brings new tokens, and reads other ones than the base; name an adapter without adapter.newTokens",
         )
     return stated.model_copy(update={"digest": digest_of(data)})
 

@@ -20,14 +20,13 @@ from finetune_api.artifacts import (
 )
 from finetune_api.data_report import DataReport
 from finetune_api.pods import Trained
-from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
 from finetune_stage import record
 from finetune_stage.page import Contents, page
 from finetune_stage.record import Made, entry, folder_entries, record_of, versions_of, write_manifest
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import commit_folder, document
-from finetune_trainer.card import model_card
+from finetune_trainer.card import how_servable, model_card
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
@@ -84,6 +83,8 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     folder = inputs.work / "artifact"
     if is_adapter:
         save_adapter(model, resolved.base_model, outcome.stop_tokens, folder)
+        if resolved.adapter.new_tokens:  # else the base's own reads the same
+            tokenizer.save_pretrained(folder)
     else:
         save_model(model, tokenizer, outcome.stop_tokens, folder)
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
@@ -99,8 +100,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
         files.append(entry(store, EVALUATION))
-    highest = max((resolved.adapter.rank, *resolved.adapter.rank_pattern.values()))
-    how, why = servable(resolved.method, resolved.adapter.type, highest)
+    how, why = how_servable(resolved)
     artifact = ArtifactStatus(
         kind="Adapter" if is_adapter else "Model",
         servable=how,
@@ -170,7 +170,7 @@ def save_adapter(model: Any, base: ResolvedBaseModel, stop_tokens: list[int], fo
     for field in ("target_modules", "feedforward_modules"):  # a set has no order, and equal adapters have equal digests
         if isinstance(named := vars(config).get(field), set):
             setattr(config, field, sorted(named))
-    # The vocabulary never changes; "auto" would ask a hub about the base.
+    # Rows of new tokens are the adapter's own; "auto" would ask a hub about the base, and store whole embeddings.
     model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[model.active_adapter])  # no reference
     if model.can_generate():
         model.generation_config.eos_token_id = stop_tokens

@@ -57,7 +57,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     numerics, world = choose_numerics(training.precision), world_of()
     world.join(numerics.device)
     base = model.load_base(inputs, numerics, world)
-    encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss)
+    encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss, resolved.adapter.new_tokens)
     dataset = method.dataset(encoder, rows := [row.fields for row in inputs.splits["train"]], resolved)
     writes = base.model.can_generate()  # a head scores texts, and answers nothing
     stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
@@ -93,7 +93,8 @@ def _learner(base: Any, inputs: Inputs, writes: bool, world: World) -> Any:
     if resolved.adapter.initial is not None:
         return initial.continued(base.model, inputs, world)
     kind = "CAUSAL_LM" if writes else "SEQ_CLS"
-    return adapter.add_adapter(base.model, resolved.adapter, resolved.training.seed, kind, base.fresh)
+    fresh = adapter.Fresh(base.fresh, base.new_rows)
+    return adapter.add_adapter(base.model, resolved.adapter, resolved.training.seed, kind, fresh)
 
 
 class _Before(NamedTuple):

@@ -90,8 +90,9 @@ class Size(NamedTuple):
 
 def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapterSpec) -> bool:
     """Whether such trainings were measured."""
-    is_usual = stated.optimizer in (None, *ADAM_BYTES) and not stated.label_smoothing and not adapter.frozen_layers
-    return method in ("sft", "cpt") and stated.precision != "Float32" and is_usual
+    is_usual = stated.optimizer in (None, *ADAM_BYTES) and not stated.label_smoothing
+    is_measured = is_usual and not adapter.frozen_layers and not adapter.new_tokens
+    return method in ("sft", "cpt") and stated.precision != "Float32" and is_measured
 
 
 def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:

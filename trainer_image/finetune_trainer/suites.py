@@ -37,7 +37,7 @@ def exams(inputs: Inputs, base: Any) -> dict[str, Exam]:
 
 def _exam(inputs: Inputs, suite: PreparedSuite, tokenizer: Any, generation_eos: Any) -> Exam:
     rows = read_file(inputs.store, inputs.places, suite.file, suite.sha256)
-    encode = encoder(tokenizer, suite.format, answers_only=False)
+    encode = encoder(tokenizer, suite.format, answers_only=False, new_tokens=inputs.resolved.adapter.new_tokens)
     return Exam(
         encoder=encode,
         split=suite.name,

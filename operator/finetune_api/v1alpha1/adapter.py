@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, ShortText, cel
+from finetune_api.model import SET, ApiModel, ShortText, cel
 from finetune_api.v1alpha1.references import EarlierAdapter
 
 AdapterType = Literal["Full", "LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus", "IA3", "Prefix", "Prompt"]
@@ -13,6 +13,9 @@ LOW_RANK = ("LoRA", "QLoRA", "DoRA", "QDoRA", "RsLoRA", "LoraPlus")
 """Adapters that add B·A to a layer's weights."""
 VIRTUAL_TOKENS = ("Prefix", "Prompt")
 """Adapters that learn tokens put before every row."""
+
+
+NewToken = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^\S+$")]
 
 
 def _only_for(types: tuple[str, ...], *fields: str) -> tuple[str, str]:
@@ -30,7 +33,9 @@ class AdapterSpec(ApiModel):
 
     model_config = ConfigDict(
         json_schema_extra=cel(
-            _only_for(LOW_RANK, "rank", "alpha", "dropout", "rankPattern", "alphaPattern", "layers", "initial"),
+            _only_for(
+                LOW_RANK, "rank", "alpha", "dropout", "rankPattern", "alphaPattern", "layers", "newTokens", "initial"
+            ),
             _only_for((*LOW_RANK, "IA3"), "targetModules"),
             _only_for(VIRTUAL_TOKENS, "virtualTokens"),
             _only_for(("LoraPlus",), "learningRateRatio"),
@@ -38,6 +43,10 @@ class AdapterSpec(ApiModel):
             (
                 "!has(self.initial) || !(has(self.rankPattern) || has(self.alphaPattern) || has(self.layers))",
                 "rankPattern, alphaPattern and layers are those of the initial adapter; leave them out",
+            ),
+            (
+                "!has(self.initial) || !has(self.newTokens)",
+                "an adapter that is gone on from keeps the vocabulary it has learned with; leave newTokens out, or initial",
             ),
             (
                 "self.type != 'IA3' || !has(self.targetModules) || !self.targetModules.exists(m, m == 'all-linear')",
@@ -71,6 +80,9 @@ class AdapterSpec(ApiModel):
     """Alphas of single layers: the end of a layer's name, or a regular expression, to its alpha."""
     layers: Annotated[list[Annotated[int, Field(ge=0, le=1023)]], Field(min_length=1, max_length=256)] | None = None
     """Decoder layers to adapt, counted from 0; left out, all."""
+    new_tokens: Annotated[list[NewToken], Field(min_length=1, max_length=64, json_schema_extra=SET)] | None = None
+    """Texts that become one token each, for example <tool>: their rows of the embedding and of the output layer learn beside the
+    adapter, from the mean of what the base reads them as. The artifact carries its tokenizer; serving needs it merged."""
     virtual_tokens: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Prefix, Prompt: how many; left out, 20."""
     frozen_layers: Annotated[int, Field(ge=1, le=1024)] | None = None

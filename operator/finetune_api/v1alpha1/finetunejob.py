@@ -140,6 +140,14 @@ class FineTuneJobSpec(ApiModel):
                 "adapter.initial is for methods sft, cpt, dpo, kto, orpo and grpo",
             ),
             (
+                "!has(self.adapter) || !has(self.adapter.newTokens) || !has(self.method) || has(self.method.sft) || has(self.method.cpt)",
+                "adapter.newTokens is for methods sft and cpt: leave it out",
+            ),
+            (
+                "!has(self.adapter) || !has(self.adapter.newTokens) || !has(self.baseModel.fromConfig)",
+                "adapter.newTokens adds to a tokenizer there is, and baseModel.fromConfig trains its own; leave newTokens out",
+            ),
+            (
                 "!has(self.evaluation) || !has(self.evaluation.metrics) || has(self.evaluation.labels)"
                 " || (has(self.method) && has(self.method.classification))"
                 " || !self.evaluation.metrics.exists(m, m in ['Accuracy', 'MacroF1'])",

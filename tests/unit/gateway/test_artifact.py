@@ -43,6 +43,12 @@ def verdict(
         pytest.param(
             {"config": {"rank_pattern": {"q_proj": 32}}}, "RankTooHigh", ["32", "16"], id="a layer's rank counts too"
         ),
+        pytest.param(
+            {"config": {"trainable_token_indices": {"embed_tokens": [7]}}},
+            "AdapterInvalid",
+            ["new tokens", "trainable_token_indices", "share the vocabulary"],
+            id="tokens of its own",
+        ),
         pytest.param({"config": {"r": "many"}}, "AdapterInvalid", ["many"], id="a rank that is no number"),
         pytest.param(
             {"trained": {"uri": "s3://m/other"}},

@@ -45,6 +45,18 @@ def test_methods_whose_batches_cannot_be_shared_take_one_process() -> None:
     assert finding(backend=GPU, method={"kto": {}}) is None
 
 
+def test_new_tokens_are_learned_in_one_process_and_not_served_beside_others() -> None:
+    brings = {"type": "DoRA", "newTokens": ["<tool>"]}
+    assert finding(adapter=brings, backend=GPU) is None
+    said = finding(adapter=brings, backend={"kubernetes": {"gpus": 2}})
+    assert said is not None
+    assert said.startswith("adapter.newTokens are supported for one process")
+    said = finding(adapter=brings, deploy={"name": "bot"})
+    assert said is not None
+    assert "one with adapter.newTokens cannot be served so" in said
+    assert finding(adapter={"type": "DoRA"}, deploy={"name": "bot"}) is None
+
+
 def test_spread_weights_are_for_adamw() -> None:
     several = {"kubernetes": {"gpus": 2}}
     said = finding(backend=several, adapter={"type": "Full"}, training={"optimizer": "AdamW8bit"})

@@ -154,6 +154,16 @@ def processes_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     )
 
 
+def new_tokens_are_added_once(spec: FineTuneJobSpec) -> Finding | None:
+    """Their rows are no weights of PEFT's layers, and were not tried in several processes."""
+    kubernetes = spec.backend.kubernetes if spec.backend else None
+    if kubernetes is None or kubernetes.processes == 1 or spec.adapter is None or not spec.adapter.new_tokens:
+        return None
+    return unsupported(
+        "adapter.newTokens are supported for one process: leave them out, or set backend.kubernetes gpus and nodes to at most 1."
+    )
+
+
 def metrics_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     """Raw text has no answers to compare, and a preference no single right one."""
     if spec.evaluation is None or delegation(spec) is not None:
@@ -191,9 +201,14 @@ def deploy_can_be_served(spec: FineTuneJobSpec) -> Finding | None:
     method, adapter = method_of(spec), adapter_of(spec)
     template = spec.deploy.template
     on_vllm = bool(template and template.server and template.server.runtime.vllm is not None)
-    how, why = servable(method, adapter)
-    if how == "Adapter" or (adapter in WITH_MAGNITUDES and not on_vllm):
+    has_new_tokens = spec.adapter is not None and bool(spec.adapter.new_tokens)
+    how, why = servable(method, adapter, new_tokens=has_new_tokens)
+    if how == "Adapter" or (adapter in WITH_MAGNITUDES and not on_vllm and not has_new_tokens):
         return None
+    if has_new_tokens:
+        return unsupported(
+            f"deploy serves adapters beside others, and one with adapter.newTokens cannot be served so: {why}; leave newTokens or deploy out."
+        )
     instead = "LoRA, QLoRA, RsLoRA or LoraPlus"
     if adapter in WITH_MAGNITUDES:
         instead += ", or runtime transformers"
@@ -229,6 +244,7 @@ BEFORE_START: list[Check] = [
     training_fits_the_method,
     validation_loss_can_be_taken,
     processes_fit_the_method,
+    new_tokens_are_added_once,
     metrics_fit_the_method,
     suites_fit_the_method,
     gate_has_rows,
