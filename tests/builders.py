@@ -58,7 +58,7 @@ def a_job(name: str = "bot", status: Manifest | None = None, **spec: Any) -> Man
     return body
 
 
-def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter") -> str:
+def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", tracking_error: str | None = None) -> str:
     """The termination message of a stage that went well."""
     if stage == "Prepare":
         dataset = DatasetStatus(
@@ -71,7 +71,13 @@ def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter") ->
     evaluation = EvaluationStatus(split="test", rows=10, tuned={"Accuracy": 0.8}, gate=gate)
     artifact = ArtifactStatus.model_validate({"kind": kind, "uri": "s3://models/team/bot/u/adapter", "digest": DIGEST})
     trained = Trained(
-        artifact=artifact, evaluation=evaluation, gate_passed=gate_passed, trained_tokens=1000, steps=30, loss=1.2345
+        artifact=artifact,
+        evaluation=evaluation,
+        gate_passed=gate_passed,
+        trained_tokens=1000,
+        steps=30,
+        loss=1.2345,
+        tracking_error=tracking_error,
     )
     return _json(Summary(stage=stage, trained=trained))  # type: ignore[arg-type]
 

@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from finetune_api.matrix import MethodName
-from finetune_api.model import ApiModel, Digest, Uri
+from finetune_api.model import ApiModel, Digest, Message, Uri
 from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.dataset import DatasetSpec
@@ -122,6 +122,8 @@ class JobRecord(ApiModel):
     """Of the training, where it ran on a GPU."""
     validation: ValidationStatus | None = None
     """Where its loss was measured during the training."""
+    tracking_error: Message | None = None
+    """Where a tracker got nothing."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

@@ -132,6 +132,8 @@ class Trained(ApiModel):
     """Of the training, where it ran on a GPU."""
     validation: ValidationStatus | None = None
     """Where its loss was measured during the training."""
+    tracking_error: Message | None = None
+    """Where a tracker got nothing."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

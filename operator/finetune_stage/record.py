@@ -29,6 +29,8 @@ class Course(NamedTuple):
     """Where a provider trained."""
     validation: ValidationStatus | None = None
     """Where its loss was measured while training."""
+    tracking_error: str | None = None
+    """Where a tracker got nothing."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def record_of(resolved: Resolved | ResolvedDelegation, resolved_digest: Digest, 
         loss=course.loss,
         peak_memory=course.peak_memory,
         validation=course.validation,
+        tracking_error=course.tracking_error,
         provider=course.provider,
     )
 
@@ -90,6 +93,7 @@ def published(store: Store) -> Trained | None:
         loss=job.loss,
         peak_memory=job.peak_memory,
         validation=job.validation,
+        tracking_error=job.tracking_error,
         provider=job.provider,
     )
 

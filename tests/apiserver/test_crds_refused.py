@@ -31,6 +31,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "unknown choice": ({"adapter": {"type": "Lora"}}, '"Full", "LoRA", "QLoRA"'),
     "a tracker without a name": ({"tracking": {}}, "name a tracker: tensorboard: {}, or wandb"),
     "a tracker that is not there": ({"tracking": {"mlflow": {}}}, 'unknown field "spec.tracking.mlflow"'),
+    "a project of none": (
+        {"tracking": {"wandb": {"project": "a/b"}}},
+        "a project of Weights & Biases has at most 128 characters, and none of",
+    ),
     "no base model": ({"baseModel": None}, "spec.baseModel: Required value"),
     "no rows": ({"dataset": {}}, "spec.dataset.train: Required value"),
     "no output": ({"output": None}, "spec.output: Required value"),

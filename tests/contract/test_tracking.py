@@ -10,25 +10,25 @@ import pytest
 
 from finetune_api.artifacts import RESOLVED, Manifest, Resolved
 from finetune_api.v1alpha1.tracking import TrackingSpec
+from finetune_stage.record import published
 from finetune_storage import Store, document, fetch_folder
 from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, training
 
 
-def tracked_job(bucket: str, secret: Path, tmp_path: Path) -> Store:
-    """The folder of a job of four steps that was published twice."""
+def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_path: Path) -> None:
     config = prepare_job(bucket, secret.parent, {"train": colour_rows(16)}, settings=training(steps=4))
     store = job_store(config, secret.parent)
-    tracking = TrackingSpec.model_validate({"tensorboard": {}, "wandb": {"project": "colours", "entity": "team"}})
-    resolved = Resolved.model_validate_json(store.get(RESOLVED)).model_copy(update={"tracking": tracking})
-    store.put(RESOLVED, document(resolved))
-    train_here(config, secret.parent, tmp_path / "first")
+    name_trackers(store, {"tensorboard": {}, "wandb": {"project": "colours/2"}})
+    first = train_here(config, secret.parent, tmp_path / "first")
+    assert (first.tracking_error or "").startswith("tracking.wandb got nothing: UsageError: Invalid project name")
+    assert first == published(store), "what cannot be told to a tracker is published all the same"
+    assert store.list("tracking/tensorboard/")
+    assert not store.list("tracking/wandb/")
     store.delete(["manifest.json"])
-    train_here(config, secret.parent, tmp_path / "second")
-    return store
-
-
-def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_path: Path) -> None:
-    store = tracked_job(bucket, secret, tmp_path)
+    name_trackers(store, {"tensorboard": {}, "wandb": {"project": "colours", "entity": "team"}})
+    second = train_here(config, secret.parent, tmp_path / "second")
+    assert second.tracking_error is None
+    assert second.artifact == first.artifact
     lines = [json.loads(line) for line in store.get("metrics.jsonl").splitlines()]
     losses = {line["step"]: pytest.approx(line["loss"], rel=1e-6) for line in lines}
     assert len(losses) == 4
@@ -40,6 +40,13 @@ def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_p
     run, history = wandb_run(folder / "wandb")
     assert (run.run_id, run.project, run.entity, run.display_name) == (UID, "colours", "team", "team-a/tiny")
     assert history == losses
+
+
+def name_trackers(store: Store, trackers: dict[str, Any]) -> None:
+    """As spec.tracking would have."""
+    tracking = TrackingSpec.model_validate(trackers)
+    resolved = Resolved.model_validate_json(store.get(RESOLVED)).model_copy(update={"tracking": tracking})
+    store.put(RESOLVED, document(resolved))
 
 
 def tensorboard_losses(folder: Path) -> dict[int, float]:

@@ -32,7 +32,7 @@ from finetune_trainer.inputs import Inputs
 from finetune_trainer.progress import Course
 from finetune_trainer.samples import samples
 from finetune_trainer.suites import forgotten
-from finetune_trainer.tracking import track
+from finetune_trainer.tracking import Tracked, track
 
 LIBRARIES = (
     "finetune-operator",
@@ -96,7 +96,8 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
     digest = commit_folder(store, folder, key, manifest)
     files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
-    files += [store.upload(inputs.work / METRICS, METRICS), *track(inputs, metrics)]
+    tracked = track(inputs, metrics)
+    files += [store.upload(inputs.work / METRICS, METRICS), *tracked.files]
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
         files.append(entry(store, EVALUATION))
@@ -111,7 +112,9 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     )
     store.put(REPORT, page(_contents(inputs, outcome, metrics)).encode())
     files.append(entry(store, REPORT))
-    return write_manifest(store, files, record_of(resolved, inputs.resolved_digest, _made(outcome, artifact, image)))
+    return write_manifest(
+        store, files, record_of(resolved, inputs.resolved_digest, _made(outcome, tracked, artifact, image))
+    )
 
 
 def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -> Contents:
@@ -131,9 +134,16 @@ def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
     )
 
 
-def _made(outcome: Outcome, artifact: ArtifactStatus, image: str) -> Made:
+def _made(outcome: Outcome, tracked: Tracked, artifact: ArtifactStatus, image: str) -> Made:
     done = outcome.course
-    course = record.Course(done.tokens, done.steps, done.loss, done.peak_memory, validation=done.validation)
+    course = record.Course(
+        done.tokens,
+        done.steps,
+        done.loss,
+        done.peak_memory,
+        validation=done.validation,
+        tracking_error=tracked.error,
+    )
     return Made(artifact, outcome.evaluation, course, image, versions_of(LIBRARIES))
 
 

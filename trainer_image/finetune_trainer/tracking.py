@@ -5,7 +5,7 @@ Each tracker's library is imported where it is named only. Called by :mod:`finet
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from finetune_api.artifacts import TRACKING, FileEntry, Resolved
 from finetune_api.v1alpha1.tracking import WandbTracking
@@ -15,24 +15,42 @@ Lines = list[dict[str, Any]]
 """Of metrics.jsonl."""
 FILES = ("tensorboard/*", "wandb/offline-run-*/*.wandb", "wandb/offline-run-*/files/*")
 """What is uploaded; a library's own logs are not."""
+MOST_SAID = 200
+"""Characters of a library's sentence: there is little room in a summary."""
 
 
-def track(inputs: Inputs, lines: Lines) -> list[FileEntry]:
-    """Write and upload what the job's trackers read; nothing where it names none. An earlier attempt's files are replaced."""
+class Tracked(NamedTuple):
+    """What the trackers got."""
+
+    files: list[FileEntry]
+    error: str | None
+    """Which tracker got nothing, and why."""
+
+
+def track(inputs: Inputs, lines: Lines) -> Tracked:
+    """Write and upload what the job's trackers read; nothing where it names none. An earlier attempt's files are replaced.
+
+    A tracker that cannot be served is told of, and no reason to lose what was trained.
+    """
     stated = inputs.resolved.tracking
     if stated is None:
-        return []
+        return Tracked([], None)
     folder = inputs.work / TRACKING
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     if stated.tensorboard is not None:
         _tensorboard(lines, folder / "tensorboard")
-    if stated.wandb is not None:
-        _wandb(stated.wandb, inputs.resolved, lines, folder)
+    error = _wandb(stated.wandb, inputs.resolved, lines, folder) if stated.wandb is not None else None
     inputs.store.delete(inputs.store.list(f"{TRACKING}/"))
     wanted = sorted(path for pattern in FILES for path in folder.glob(pattern))
     files = [path for path in wanted if path.is_file() and not path.is_symlink()]
-    return [inputs.store.upload(path, f"{TRACKING}/{path.relative_to(folder).as_posix()}") for path in files]
+    uploaded = [inputs.store.upload(path, f"{TRACKING}/{path.relative_to(folder).as_posix()}") for path in files]
+    return Tracked(uploaded, error)
+
+
+def _got_nothing(tracker: str, error: Exception) -> str:
+    said = " ".join(str(error).split())[:MOST_SAID]
+    return f"tracking.{tracker} got nothing: {type(error).__name__}: {said}"
 
 
 def _tensorboard(lines: Lines, folder: Path) -> None:
@@ -44,22 +62,31 @@ def _tensorboard(lines: Lines, folder: Path) -> None:
                 writer.add_scalar(name, value, line["step"])
 
 
-def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path) -> None:
+def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path) -> str | None:
+    """Write the run; why there is none."""
     import wandb
 
-    run = wandb.init(
-        mode="offline",
-        dir=str(folder),
-        project=stated.project,
-        entity=stated.entity,
-        id=resolved.uid,
-        name=f"{resolved.namespace}/{resolved.name}",
-        config={"method": resolved.method, "adapter": resolved.adapter.wire(), "training": resolved.training.wire()},
-        settings=_nothing_else(),
-    )
-    for line in lines:
-        run.log(_figures(line), step=line["step"])
-    run.finish()
+    try:
+        run = wandb.init(
+            mode="offline",
+            dir=str(folder),
+            project=stated.project,
+            entity=stated.entity,
+            id=resolved.uid,
+            name=f"{resolved.namespace}/{resolved.name}",
+            config={
+                "method": resolved.method,
+                "adapter": resolved.adapter.wire(),
+                "training": resolved.training.wire(),
+            },
+            settings=_nothing_else(),
+        )
+        for line in lines:
+            run.log(_figures(line), step=line["step"])
+        run.finish()
+    except (wandb.Error, OSError, ValueError) as error:  # ValueError: settings from the environment (pydantic's)
+        return _got_nothing("wandb", error)
+    return None
 
 
 def _nothing_else() -> Any:

@@ -12,6 +12,15 @@ class TensorboardTracking(ApiModel):
 class WandbTracking(ApiModel):
     """An offline run in tracking/wandb/ of the job's folder, for ``wandb sync``; its id is the job's uid. Nothing is sent."""
 
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                r"self.project.size() <= 128 && !self.project.matches('[/\\\\#?%:]')",
+                r"a project of Weights & Biases has at most 128 characters, and none of / \ # ? % :",
+            )
+        )
+    )
+
     project: ShortText
     """Project of the run."""
     entity: ShortText | None = None

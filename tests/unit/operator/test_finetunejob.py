@@ -419,6 +419,17 @@ def test_a_lost_summary_of_training_is_collected() -> None:
     assert condition(status, "Complete") == ("True", "Complete")
 
 
+def test_a_tracker_that_got_nothing_is_told_of() -> None:
+    world = World(a_job())
+    world.training()
+    said = "tracking.wandb got nothing: UsageError: Invalid project name"
+    world.end_pod(TRAIN, 0, a_summary("Train", tracking_error=said))
+    status = world.settle()
+    assert condition(status, "Complete") == ("True", "Complete")
+    assert status["trackingError"] == said
+    assert status["message"] == f"Adapter stored at s3://models/team/bot/u/adapter; {said}"
+
+
 def test_a_pod_seen_later_than_its_jobs_end_is_not_lost() -> None:
     world = World(a_job())
     world.settle()

@@ -17,7 +17,14 @@ def test_a_long_diagnosis_is_left_to_evaluation_json() -> None:
         diagnosis=[Diagnosis(kind="LearningRateTooHigh", message="y" * 512)] * 5,
     )
     artifact = ArtifactStatus(kind="Adapter", uri=uri, digest="sha256:" + "a" * 64, manifest_uri=uri)
-    trained = Trained(artifact=artifact, evaluation=evaluation, gate_passed=False, trained_tokens=10**9, steps=10**5)
+    trained = Trained(
+        artifact=artifact,
+        evaluation=evaluation,
+        gate_passed=False,
+        trained_tokens=10**9,
+        steps=10**5,
+        tracking_error="z" * 700,
+    )
     message = termination_message(Summary(stage="Train", trained=trained))
     assert len(message) <= MAX_SUMMARY_BYTES
     read = Summary.model_validate_json(message).trained

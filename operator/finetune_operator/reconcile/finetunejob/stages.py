@@ -120,6 +120,8 @@ def _take_trained(draft: Draft, result: Trained) -> None:
             draft.update(checkpoints=last.report.checkpoints)
     if result.validation is not None:
         draft.update(validation=result.validation)
+    if result.tracking_error is not None:
+        draft.update(tracking_error=result.tracking_error)
     if result.peak_memory is not None and draft.status.plan is not None:
         draft.update(plan=draft.status.plan.model_copy(update={"measured": result.peak_memory}))
     if result.loss is not None:
@@ -148,7 +150,8 @@ def concluded(draft: Draft) -> bool:
     artifact = draft.status.artifact
     assert artifact is not None
     if draft.holds(Stage.GATE_PASSED):
-        draft.succeed(f"{artifact.kind} stored at {artifact.uri}")
+        said = draft.status.tracking_error
+        draft.succeed(f"{artifact.kind} stored at {artifact.uri}" + (f"; {said}" if said else ""))
     else:
         draft.fail(
             Reason.GATE_FAILED, f"The gate did not hold; the artifact is kept and marked. {_gate_message(draft)}"
