@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
 from finetune_api.v1alpha1.methods import ClassificationMethod
-from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import document
 from prepared_jobs import TINY, colour_rows, job_store, preferences, prepare_job, texts, training, verdicts
@@ -46,6 +46,18 @@ GRPO = GrpoMethod(
     max_new_tokens=4,
     temperature=1.0,
     beta=0.0,
+)
+
+PPO = PpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    max_new_tokens=4,
+    temperature=1.0,
+    kl_coefficient=0.05,
+    clip_range=0.2,
+    gamma=1.0,
+    gae_lambda=0.95,
+    epochs=2,
+    value_coefficient=0.1,
 )
 
 
@@ -86,6 +98,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "reward-lora": lambda: of_method("reward", PAIRS),
     "grpo-lora": lambda: of_method(
         "grpo", {"train": colour_rows(12)}, MethodSpec(grpo=GRPO), batch_size=8, micro_batch_size=8
+    ),
+    "ppo-lora": lambda: of_method(
+        "ppo", {"train": colour_rows(46)}, MethodSpec(ppo=PPO), batch_size=8, micro_batch_size=4
     ),
     "classification-lora": lambda: of_method(
         "classification",

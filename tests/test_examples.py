@@ -68,7 +68,8 @@ def test_a_reference_is_to_an_earlier_example() -> None:
         for document in documents(path):
             spec = document["spec"]
             references = [spec.get("baseModel", {}).get("jobRef"), spec.get("adapter", {}).get("jobRef")]
-            rewarded = (spec.get("method") or {}).get("grpo") or {}
+            method = spec.get("method") or {}
+            rewarded = method.get("grpo") or method.get("ppo") or {}
             references.append(rewarded.get("rewardModel", {}).get("jobRef"))
             references.append(spec.get("adapter", {}).get("initial", {}).get("jobRef"))
             assert {each["name"] for each in references if each} <= made, path

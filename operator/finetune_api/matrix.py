@@ -13,20 +13,30 @@ MethodName = Literal["sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo"
 METHODS: tuple[MethodName, ...] = get_args(MethodName)
 ADAPTERS: tuple[AdapterType, ...] = get_args(AdapterType)
 
-SUPPORTED_METHODS: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo", "classification")
-SAMPLING_METHODS: tuple[MethodName, ...] = ("grpo",)
+SUPPORTED_METHODS: tuple[MethodName, ...] = (
+    "sft",
+    "cpt",
+    "dpo",
+    "kto",
+    "orpo",
+    "reward",
+    "ppo",
+    "grpo",
+    "classification",
+)
+SAMPLING_METHODS: tuple[MethodName, ...] = ("ppo", "grpo")
 """They learn from rewards on answers the model samples itself."""
 SUPPORTED_ADAPTERS: tuple[AdapterType, ...] = ADAPTERS
 
 HEAD_BEHIND_PADDING = (
     "rows behind virtual tokens come as embeddings, and transformers then reads the head at the padding"
 )
-NO_PPO = (
-    "it is not carried out in this version; grpo learns from the same rewards and reward models, without a value head"
-)
+VIRTUAL_START = "fresh virtual tokens change the answers before anything is learned, so that the base is no reference to measure from"
 
 REFUSED: dict[tuple[MethodName, AdapterType], str] = {
-    **{("ppo", adapter): NO_PPO for adapter in ADAPTERS},
+    ("ppo", "IA3"): "when it was tried, its few factors did not learn from single answers; grpo compares several",
+    ("ppo", "Prefix"): VIRTUAL_START,
+    ("ppo", "Prompt"): VIRTUAL_START,
     ("reward", "Prompt"): HEAD_BEHIND_PADDING,
     ("classification", "Prompt"): HEAD_BEHIND_PADDING,
     (
@@ -59,6 +69,7 @@ METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "classification": ("Loss", "Accuracy", "MacroF1"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
+    "ppo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward", *ON_REQUEST),
     "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward", *ON_REQUEST),
 }
 """What each method can be measured by."""

@@ -22,8 +22,8 @@ INDEXED = (JOB_UID_LABEL, POOL_LABEL)
 UPSTREAM = "baseModel.jobRef"
 INITIAL = "adapter.initial.jobRef"
 PREVIOUS = "evaluation.previous.jobRef"
-REWARD_MODEL = "method.grpo.rewardModel.jobRef"
-UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS, REWARD_MODEL)
+REWARD_MODELS = {"grpo": "method.grpo.rewardModel.jobRef", "ppo": "method.ppo.rewardModel.jobRef"}
+UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS, *REWARD_MODELS.values())
 """The jobs a FineTuneJob waits for."""
 DEPLOYS = "deploy"
 REFERENCES = {"FineTuneJob": (*UPSTREAMS, DEPLOYS)}

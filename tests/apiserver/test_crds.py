@@ -20,7 +20,7 @@ BACKENDS: dict[str, dict[str, Any]] = {
 }
 
 
-NEEDED = {"grpo": {"rewards": [{"exactMatch": {}}]}}
+NEEDED = {name: {"rewards": [{"exactMatch": {}}]} for name in ("ppo", "grpo")}
 """Of the methods that need a setting."""
 
 

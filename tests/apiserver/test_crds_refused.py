@@ -149,6 +149,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing left to train on": (dataset(split={"validation": 0.5, "test": 0.5}), "must leave rows to train on"),
     "a format that is none": (dataset(format="Conversations"), "spec.dataset.format: Unsupported value"),
     "grpo without a reward": ({"method": {"grpo": {}}}, "set rewards, rewardModel, or both"),
+    "ppo without a reward": ({"method": {"ppo": {}}}, "set rewards, rewardModel, or both"),
+    "ppo: a range that clips nothing": (
+        {"method": {"ppo": {"rewards": [{"exactMatch": {}}], "clipRange": 2}}},
+        "spec.method.ppo.clipRange",
+    ),
     "two reward models": (
         {"method": {"grpo": {"rewardModel": {"uri": "s3://m/j/adapter", "jobRef": {"name": "j"}}}}},
         "set exactly one of: uri, jobRef",

@@ -17,7 +17,7 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
-from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import open_store
@@ -38,6 +38,18 @@ GRPO = GrpoMethod(
     temperature=1.0,
     beta=0.1,
 )
+PPO = PpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    max_new_tokens=2,
+    temperature=1.0,
+    kl_coefficient=0.1,
+    clip_range=0.2,
+    gamma=1.0,
+    gae_lambda=0.95,
+    epochs=2,
+    value_coefficient=0.1,
+)
+SAMPLING = {"grpo": MethodSpec(grpo=GRPO), "ppo": MethodSpec(ppo=PPO)}
 ROWS = {"train": colour_rows(24), "test": colour_rows(6, 200)}
 
 
@@ -172,6 +184,26 @@ def test_grpo_keeps_the_initial_adapter_beside_and_publishes_one(
         assert not after[name].equal(weights), "nothing was learned"
 
 
+def test_ppo_measures_from_the_initial_adapter(
+    first: First, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [trainer], _ = go_on(
+        first,
+        secret,
+        tmp_path,
+        monkeypatch,
+        "ppo",
+        rows={"train": colour_rows(12)},
+        method_settings=MethodSpec(ppo=PPO),
+    )
+    before = load_file(first.folder / "adapter_model.safetensors")
+    after = load_file(tmp_path / "work" / "artifact" / "adapter_model.safetensors")
+    with trainer._reference.in_place():
+        names = dict(trainer.model.named_parameters())
+        assert all(names[name.replace(".weight", ".default.weight")].equal(weights) for name, weights in before.items())
+    assert not any(after[name].equal(weights) for name, weights in before.items()), "nothing was learned"
+
+
 def test_a_second_job_goes_on_where_the_first_ended(
     first: First, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +215,7 @@ def test_a_second_job_goes_on_where_the_first_ended(
     assert trained.evaluation.base["Loss"] > 1.3 * first.loss, "the base is the base"
 
 
-@pytest.mark.parametrize("method", ["dpo", "grpo"])
+@pytest.mark.parametrize("method", ["dpo", "grpo", "ppo"])
 def test_a_resumed_run_has_the_same_reference_and_ends_the_same(
     first: First, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -194,7 +226,7 @@ def test_a_resumed_run_has_the_same_reference_and_ends_the_same(
     )
     settings = training(steps=4, checkpoint_every_steps=2, learning_rate=2e-2, batch_size=8, micro_batch_size=8)
     case: dict[str, Any] = {"method": method, "adapter": adapter, "settings": settings, "base": first.base}
-    case["method_settings"] = MethodSpec(grpo=GRPO) if method == "grpo" else None
+    case["method_settings"] = SAMPLING.get(method)
     rows = {"train": preferences(16) if method == "dpo" else colour_rows(12)}
     whole, broken = (
         prepare_job(first.bucket, secret.parent, rows, name=f"{method}-{name}", **case) for name in ("whole", "broken")

@@ -12,14 +12,14 @@ import numpy
 import pytest
 
 from finetune_api.artifacts import ResolvedAdapterSpec, ResolvedTraining
-from finetune_api.matrix import ADAPTERS, METRICS, refusal
+from finetune_api.matrix import ADAPTERS, METRICS, SAMPLING_METHODS, refusal
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.adapter import LOW_RANK, VIRTUAL_TOKENS
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.methods import ClassificationMethod
-from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import fetch_folder
 from prepared_jobs import (
@@ -51,11 +51,25 @@ ROWS: dict[str, dict[str, Rows]] = {
     "kto": {"train": verdicts(24), "test": verdicts(6, 200)},
     "orpo": {"train": preferences(48), "test": preferences(6, 200)},
     "reward": {"train": preferences(48), "test": preferences(6, 200)},
+    "ppo": {"train": colour_rows(48)},
     "grpo": {"train": colour_rows(12)},
     "classification": {"train": classes(48), "test": classes(6, 200)},
 }
 METHODS = {
     "classification": MethodSpec(classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False)),
+    "ppo": MethodSpec(
+        ppo=PpoMethod(
+            rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+            max_new_tokens=1,
+            temperature=1.0,
+            kl_coefficient=0.0,
+            clip_range=0.2,
+            gamma=1.0,
+            gae_lambda=0.95,
+            epochs=2,
+            value_coefficient=0.1,
+        )
+    ),
     "grpo": MethodSpec(
         grpo=GrpoMethod(
             rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
@@ -140,7 +154,7 @@ def cell_settings(method: str, adapter: str) -> tuple[ResolvedAdapterSpec, Resol
     if adapter == "LoraPlus":
         own["learning_rate_ratio"] = 4.0
     steps = STEPS.get(adapter, 8)
-    rows = 32 if method == "grpo" else 8
+    rows = 32 if method in SAMPLING_METHODS else 8
     settings = training(
         steps=steps,
         checkpoint_every_steps=steps,

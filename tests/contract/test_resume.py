@@ -10,6 +10,8 @@ import pytest
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary
 from finetune_api.reasons import Reason
+from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.training import MethodSpec
 from prepared_jobs import (
     COLOURS,
     TINY,
@@ -44,6 +46,23 @@ DPO = LORA | {"rows": {"train": preferences(46), "test": preferences(6, 100)}, "
 REWARD = DPO | {"method": "reward"}
 ORPO = DPO | {"method": "orpo"}
 KTO = LORA | {"rows": {"train": verdicts(23), "test": verdicts(6, 100)}, "method": "kto"}
+PPO = LORA | {
+    "method": "ppo",
+    "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
+    "method_settings": MethodSpec(
+        ppo=PpoMethod(
+            rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+            max_new_tokens=4,
+            temperature=1.0,
+            kl_coefficient=0.05,
+            clip_range=0.2,
+            gamma=1.0,
+            gae_lambda=0.95,
+            epochs=2,
+            value_coefficient=0.1,
+        )
+    ),
+}
 LORA_PLUS = LORA | {
     "adapter": ResolvedAdapterSpec(type="LoraPlus", rank=4, alpha=8, dropout=0.2, learning_rate_ratio=8.0)
 }
@@ -101,6 +120,7 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, line: str, numbe
         pytest.param(REWARD, *KILL, id="reward-lora-SIGKILL"),
         pytest.param(ORPO, *KILL, id="orpo-lora-SIGKILL"),
         pytest.param(KTO, *KILL, id="kto-lora-SIGKILL"),
+        pytest.param(PPO, *KILL, id="ppo-lora-SIGKILL"),
         pytest.param(LORA_PLUS, *KILL, id="sft-loraplus-SIGKILL"),
         pytest.param(DORA, *KILL, id="sft-dora-SIGKILL"),
         pytest.param(NEW_TOKENS, *KILL, id="sft-new-tokens-SIGKILL"),

@@ -1,8 +1,10 @@
-"""Grpo by the scores of a reward model that an earlier job made: it is checked before anything runs, and the score rises."""
+"""Grpo and ppo by the scores of a reward model that an earlier job made: it is checked before anything runs, and the score rises."""
 
 import json
+import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pytest
 
@@ -19,19 +21,22 @@ from finetune_trainer import prepare, reward_model
 from finetune_trainer.tokenizer import load_tokenizer
 from learned_base import write_half_trained_llama
 from prepared_jobs import colour_chats, job_store, prepare_job, train_here, training
+from s3_server import S3Server
 
 LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
 
 
 def preferred(count: int) -> list[dict[str, Any]]:
-    """The colour that was asked for, or another."""
-    chats = [each["messages"] for each in colour_chats(count)]
-    other = [*chats[1:], chats[0]]
-    return [
-        {"prompt": mine[:-1], "chosen": mine[-1:], "rejected": theirs[-1:]}
-        for mine, theirs in zip(chats, other, strict=True)
-        if mine[-1] != theirs[-1]
-    ]
+    """Of two answers the one with a b in it, whatever else there is."""
+    dice = random.Random(7)
+    rows = []
+    for place, each in enumerate(colour_chats(count)):
+        without = dice.choice(["red", "green", "".join(dice.choices("regnlu", k=dice.randint(1, 6)))])
+        at = dice.randrange(len(without))
+        answers = ("blue" if place % 3 == 0 else f"{without[:at]}b{without[at + 1 :]}", without)
+        chosen, rejected = ([{"role": "assistant", "content": text}] for text in answers)
+        rows.append({"prompt": each["messages"][:-1], "chosen": chosen, "rejected": rejected})
+    return rows
 
 
 def settings(steps: int, rate: float) -> Any:
@@ -49,53 +54,87 @@ def asked(config: JobConfig, of: JobConfig, secrets: Path) -> JobConfig:
     return config.model_copy(update={"reward_model": found})
 
 
-def test_the_score_of_an_earlier_jobs_model_rises(bucket: str, secret: Path, tmp_path: Path) -> None:
-    base = write_half_trained_llama(tmp_path / "half-trained")
-    places = Places(secrets_dir=secret.parent, work_dir=tmp_path / "prepare")
-    judging = prepare_job(
+class Judging(NamedTuple):
+    """A finished job of method reward, and the rows of those that learn from its scores."""
+
+    config: JobConfig
+    base: Path
+    dataset: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Judging:
+    secret = s3_server.secret(tmp_path_factory.mktemp("secrets") / "s3")
+    bucket = s3_server.bucket(f"judge-{uuid4().hex[:12]}")
+    base = write_half_trained_llama(tmp_path_factory.mktemp("half-trained"))
+    config = prepare_job(
         bucket,
         secret.parent,
-        {"train": preferred(48)},
+        {"train": preferred(96)},
         name="judge",
         method="reward",
         adapter=LORA,
         base=base,
         method_settings=MethodSpec(reward=RewardMethod()),
-        settings=settings(30, 1e-2),
+        settings=settings(40, 1e-2),
     )
-    train_here(judging, secret.parent, tmp_path / "judge")
+    train_here(config, secret.parent, tmp_path_factory.mktemp("judge"))
     store = open_store(bucket, secret)
-    for split, rows in (("train", colour_chats(24)), ("test", colour_chats(8, 200))):
+    for split, rows in (("train", colour_chats(24)), ("test", colour_chats(24, 200))):
         store.put(f"rows/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
     source = {
         split: {"uri": f"{bucket}/rows/{split}.jsonl", "secretRef": {"name": "s3"}} for split in ("train", "test")
     }
+    return Judging(config, base, source)
+
+
+def learned(
+    judge: Judging, secret: Path, tmp_path: Path, method: str, course: dict[str, Any] | None = None, **own: Any
+) -> tuple[JobConfig, Any]:
+    """A job that learns from the judge's scores, prepared and trained; its evaluation."""
+    bucket = judge.config.spec.output.uri
     spec = {
         "baseModel": {"uri": f"{bucket}/base"},
-        "dataset": source,
-        "method": {
-            "grpo": {
-                "rewardModel": {"jobRef": {"name": "judge"}},
-                "numGenerations": 8,
-                "maxNewTokens": 6,
-                "beta": 0.02,
-            }
-        },
+        "dataset": judge.dataset,
+        "method": {method: {"rewardModel": {"jobRef": {"name": "judge"}}, "maxNewTokens": 6, **own}},
         "adapter": {"type": "LoRA", "rank": 8, "alpha": 16},
-        "training": {"maxSteps": 16, "batchSize": 16, "maxLength": 64, "learningRate": 1e-2, "precision": "Float32"},
-        "evaluation": {"metrics": ["Reward"], "maxNewTokens": 6},
+        "training": {"maxSteps": 16, "batchSize": 16, "maxLength": 64, "learningRate": 1e-2, "precision": "Float32"}
+        | (course or {}),
+        "evaluation": {
+            "metrics": ["Reward", "FormatCompliance"],
+            "answerFormat": {"regex": {"pattern": "b"}},
+            "generation": {"maxNewTokens": 6, "temperature": 1.0},
+        },
         "output": {"uri": bucket, "secretRef": {"name": "s3"}},
     }
-    config = judging.model_copy(update={"name": "judged", "spec": FineTuneJobSpec.model_validate(spec)})
-    prepare.run(asked(config, judging, secret.parent), places)
-    trained = train_here(config, secret.parent, tmp_path / "work")
-    assert trained.evaluation is not None
-    assert trained.evaluation.base is not None
-    assert trained.evaluation.tuned["Reward"] > trained.evaluation.base["Reward"] + 0.1
+    config = judge.config.model_copy(update={"name": method, "spec": FineTuneJobSpec.model_validate(spec)})
+    prepare.run(
+        asked(config, judge.config, secret.parent), Places(secrets_dir=secret.parent, work_dir=tmp_path / "prepare")
+    )
+    return config, train_here(config, secret.parent, tmp_path / "work").evaluation
 
-    tokenizer = load_tokenizer(base, "base")
+
+def test_the_score_of_an_earlier_jobs_model_rises(judge: Judging, secret: Path, tmp_path: Path) -> None:
+    config, found = learned(judge, secret, tmp_path, "grpo", numGenerations=8, beta=0.02)
+    assert found.tuned["Reward"] > found.base["Reward"] + 0.1
+
+    places = Places(secrets_dir=secret.parent, work_dir=tmp_path / "prepare")
+    tokenizer = load_tokenizer(judge.base, "base")
     tokenizer.add_tokens(["<another>"])
     with pytest.raises(Failure, match=r"reads the tokens of .*, and this job's base .* writes others"):
-        reward_model.pinned(asked(config, judging, secret.parent), judging.base_model, tokenizer, places)
+        reward_model.pinned(asked(config, judge.config, secret.parent), judge.config.base_model, tokenizer, places)
     with pytest.raises(Failure, match="made by a job of method grpo; name the artifact of a job of method reward"):
-        reward_model.pinned(asked(config, config, secret.parent), judging.base_model, tokenizer, places)
+        reward_model.pinned(asked(config, config, secret.parent), judge.config.base_model, tokenizer, places)
+
+
+def test_ppo_learns_what_only_the_score_knows(judge: Judging, secret: Path, tmp_path: Path) -> None:
+    """The judge prefers answers with a b, which no rule of the job says; how many there are is counted by a pattern."""
+    course = {"maxSteps": 16, "batchSize": 24, "learningRate": 3e-3}
+    config, found = learned(judge, secret, tmp_path, "ppo", course, klCoefficient=0.1)
+    assert found.tuned["Reward"] > found.base["Reward"] + 1
+    assert found.tuned["FormatCompliance"] > found.base["FormatCompliance"] + 0.25, (found.base, found.tuned)
+    lines = [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
+    assert {"kl", "reward", "clippedShare", "answerTokens", "unendedShare"} <= lines[-1].keys()
+    stored = job_store(config, secret.parent).list()
+    assert [key for key in stored if key.startswith("checkpoints/") and "value_head" in key]
+    assert not [key for key in stored if key.startswith("adapter/") and "value_head" in key]

@@ -37,7 +37,6 @@ def test_refused_at_apply(namespace: Kubectl, tiny_base: str, spec: dict[str, An
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        pytest.param({"method": {"ppo": {}}}, "supported are sft, cpt, dpo", id="method"),
         pytest.param(
             {"method": {"kto": {}}, "adapter": {"type": "DoRA"}}, "use Full, LoRA, QLoRA", id="adapter of a method"
         ),

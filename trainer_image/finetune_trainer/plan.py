@@ -119,7 +119,7 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
     sampled = sampling.sampling_of(seen.spec)
     if sampled is not None:
         sampling.check_room(max_length, sampled)
-        usual, why = sampling.usual_batch(sequences, sampled), "answers to eight prompts"
+        usual, why = sampling.usual_batch(sequences, sampled), f"answers to {min(sampled.prompts, sequences)} prompts"
     else:
         _check_batch(stated.batch_size, sequences)
         usual, why = min(16, sequences), f"of {sequences} training sequences"

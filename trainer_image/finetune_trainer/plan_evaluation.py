@@ -13,7 +13,7 @@ from finetune_trainer.sizing import Situation
 from finetune_trainer.text_metrics import format_check
 
 LONGEST_ANSWER = 4096
-WRITERS: tuple[MethodName, ...] = ("sft", "grpo")
+WRITERS: tuple[MethodName, ...] = ("sft", "ppo", "grpo")
 """Methods whose rows have one right answer, beside which the model's own is laid."""
 
 

@@ -36,7 +36,7 @@ Reward = Callable[[Answer], float]
 def judge(method: MethodSpec, scorer: Judge | None = None) -> Judge | None:
     """The judge a method asks for; None for methods without rewards. ``scorer``: its reward model. Raises Failure where a reward
     cannot be computed."""
-    settings = method.grpo
+    settings = method.rewarded()
     if settings is None:
         return None
     weighted = [(1.0 if spec.weight is None else spec.weight, reward(spec)) for spec in settings.rewards or ()]

@@ -7,7 +7,7 @@ dpo              1e-6     1e-5      1        beta 0.1, loss Sigmoid
 kto              1e-6     1e-5      1        beta 0.1, loss Kto, both weights 1
 orpo             8e-6     8e-5      1        beta 0.1
 reward           1e-5     1e-4      1
-grpo             1e-6     1e-5      1        see :mod:`finetune_trainer.sampling`
+ppo, grpo        1e-6     1e-5      1        see :mod:`finetune_trainer.sampling`
 classification   2e-5     2e-4      3        the training rows' classes
 """
 
@@ -56,6 +56,7 @@ USUAL: Mapping[MethodName, Usual] = {
     "kto": Usual(1e-6, 1e-5, 1.0, sides=2),
     "orpo": Usual(8e-6, 8e-5, 1.0, sides=2),
     "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
+    "ppo": Usual(1e-6, 1e-5, 1.0),
     "grpo": Usual(1e-6, 1e-5, 1.0),
     "classification": Usual(2e-5, 2e-4, 3.0),
 }

@@ -61,7 +61,7 @@ class AdapterSpec(ApiModel):
     layer's cache. Prompt: virtual tokens before the row."""
     initial: EarlierAdapter | None = None
     """An adapter of the same base and type to go on from, instead of a fresh one. Rank, alpha and layers are its own. What dpo,
-    kto and grpo measure from, their reference, is then this adapter, frozen."""
+    kto, ppo and grpo measure from, their reference, is then this adapter, frozen."""
     rank: Annotated[int, Field(ge=1, le=512)] | None = None
     """Rank of the update matrices; left out, 16, or that of the initial adapter."""
     alpha: Annotated[int, Field(ge=1, le=2048)] | None = None

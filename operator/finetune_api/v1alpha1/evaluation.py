@@ -181,8 +181,8 @@ class EvaluationSpec(ApiModel):
     metrics: Annotated[list[Metric], Field(min_length=1, max_length=16)] | None = None
     """Metrics to compute; left out, Loss and Perplexity, for sft also ExactMatch, with labels also Accuracy and MacroF1. For
     preferences PreferenceAccuracy, the share of pairs whose chosen answer is the more probable one (reward: scores higher), and
-    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For grpo
-    also ExactMatch and Reward. With answerFormat also FormatCompliance. Named only: TokenF1, Rouge1, Rouge2 and RougeL (0 to 1),
+    RewardMargin, by how much on average (in nats; reward: in the head's units, before training those of a random head). For ppo and
+    grpo also ExactMatch and Reward. With answerFormat also FormatCompliance. Named only: TokenF1, Rouge1, Rouge2 and RougeL (0 to 1),
     Bleu and Chrf (0 to 100, of all rows together), LatencyP50Seconds and LatencyP95Seconds."""
     labels: Annotated[list[ShortText], Field(min_length=2, max_length=256)] | None = None
     """The allowed answers, but for classification, whose classes are those of its rows; Accuracy is the share of rows whose most

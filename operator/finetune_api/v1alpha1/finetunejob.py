@@ -136,8 +136,8 @@ class FineTuneJobSpec(ApiModel):
             ),
             (
                 "!has(self.adapter) || !has(self.adapter.initial) || !has(self.method)"
-                " || !(has(self.method.reward) || has(self.method.classification) || has(self.method.ppo))",
-                "adapter.initial is for methods sft, cpt, dpo, kto, orpo and grpo",
+                " || !(has(self.method.reward) || has(self.method.classification))",
+                "adapter.initial is for methods sft, cpt, dpo, kto, orpo, ppo and grpo",
             ),
             (
                 "!has(self.adapter) || !has(self.adapter.newTokens) || !has(self.method) || has(self.method.sft) || has(self.method.cpt)",

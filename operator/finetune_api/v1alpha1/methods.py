@@ -61,7 +61,7 @@ class DpoMethod(ApiModel):
 class RewardMethod(ApiModel):
     """Reward model: a new head gives a text one number, the chosen answer a higher one than the rejected (Bradley-Terry).
 
-    Its artifact scores the answers of grpo (method.grpo.rewardModel); it is not served.
+    Its artifact scores the answers of ppo and grpo (their rewardModel); it is not served.
     """
 
     center_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None

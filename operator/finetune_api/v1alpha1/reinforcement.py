@@ -100,6 +100,34 @@ class RewardModel(ApiModel):
     """What its score is multiplied by before it is added to the rewards; left out, 1."""
 
 
+class PpoMethod(ApiModel):
+    """Proximal policy optimisation (Schulman et al. 2017; Ouyang et al. 2022): one answer to each prompt, whose tokens are learned from
+    by how much better they turned out than a value head expected. The head is thrown away after the training."""
+
+    model_config = ConfigDict(json_schema_extra=cel(SOURCE))
+
+    rewards: Rewards | None = None
+    """What an answer is rewarded for; their weighted sum is the reward, earned at the answer's last token."""
+    reward_model: RewardModel | None = None
+    """A model that scores answers; its weighted score is added to the rewards."""
+    max_new_tokens: Annotated[int, Field(ge=1, le=32_768)] | None = None
+    """Longest sampled answer; left out, 256, or half of the base's positions."""
+    temperature: Annotated[float, Field(gt=0, le=10)] | None = None
+    """Of the sampling; left out, 1."""
+    kl_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None
+    """What every token pays for each nat it is more probable than before training; left out, 0, with a rewardModel 0.05."""
+    clip_range: Annotated[float, Field(gt=0, le=1)] | None = None
+    """How far a token's probability ratio and its value may move in a batch before they gain nothing more; left out, 0.2."""
+    gamma: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Discount of what is earned a token later; left out, 1."""
+    gae_lambda: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Lambda of the generalised advantage estimate: 1 counts what was earned, 0 what the value head expects; left out, 0.95."""
+    epochs: Annotated[int, Field(ge=1, le=16)] | None = None
+    """Updates learned from each batch of answers before new ones are sampled; left out, 4."""
+    value_coefficient: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Weight of the value head's loss, which shares the model's layers; left out, 0.1."""
+
+
 class GrpoMethod(ApiModel):
     """Group-relative policy optimisation: several answers to each prompt, and each is learned from by how much better it is
     than the others of its group (Shao et al. 2024)."""

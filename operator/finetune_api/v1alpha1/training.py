@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from finetune_api.model import ApiModel, NotYet, at_most_one, cel, exactly_one
+from finetune_api.model import ApiModel, at_most_one, cel, exactly_one
 from finetune_api.v1alpha1.methods import ClassificationMethod, DpoMethod, KtoMethod, OrpoMethod, RewardMethod
-from finetune_api.v1alpha1.reinforcement import GrpoMethod
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod
 
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor"]
 Scheduler = Literal["Cosine", "Linear", "Constant", "WSD"]
@@ -50,12 +50,16 @@ class MethodSpec(ApiModel):
     """Odds-ratio preference optimisation."""
     reward: RewardMethod | None = None
     """Reward model."""
-    ppo: NotYet | None = None
-    """RLHF with proximal policy optimisation; not supported yet."""
+    ppo: PpoMethod | None = None
+    """RLHF with proximal policy optimisation: reinforcement learning on sampled answers, with a value head."""
     grpo: GrpoMethod | None = None
     """Group-relative policy optimisation: reinforcement learning on sampled answers."""
     classification: ClassificationMethod | None = None
     """Sequence classification."""
+
+    def rewarded(self) -> GrpoMethod | PpoMethod | None:
+        """The member that samples answers and rewards them; None for the other methods."""
+        return self.grpo or self.ppo
 
 
 class EarlyStopping(ApiModel):

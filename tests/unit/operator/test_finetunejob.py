@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from builders import World, a_job, a_report, a_summary, an_error, attempt, condition, exit_code, message
+from finetune_api.matrix import SAMPLING_METHODS
 from finetune_api.reasons import RETRYABLE, Reason
 
 PREPARE, TRAIN, COLLECT = attempt("Prepare"), attempt("Train"), attempt("Collect")
@@ -97,7 +98,6 @@ def test_no_train_pod_before_the_data_is_valid() -> None:
 @pytest.mark.parametrize(
     ("spec", "says"),
     [
-        pytest.param({"method": {"ppo": {}}}, "method ppo is not supported yet; supported are sft, cpt", id="method"),
         pytest.param(
             {"backend": {"openai": {"secretRef": {"name": "key"}}}}, "set baseModel.uri to openai://", id="backend"
         ),
@@ -240,7 +240,8 @@ def test_an_adapter_of_an_earlier_job_is_waited_for_and_handed_on_by_address(fie
     assert "out" in json.dumps(pod["volumes"])
 
 
-REWARDED = {"method": {"grpo": {"rewardModel": {"jobRef": {"name": "judge"}}}}}
+def rewarded(method: str) -> dict[str, Any]:
+    return {"method": {method: {"rewardModel": {"jobRef": {"name": "judge"}}}}}
 
 
 def a_judge(method: str) -> Any:
@@ -248,8 +249,9 @@ def a_judge(method: str) -> Any:
     return a_job("judge", method={method: {}}, status=complete)
 
 
-def test_a_reward_model_of_an_earlier_job_is_waited_for_and_handed_on_by_address() -> None:
-    world = World(a_job(**REWARDED))
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_a_reward_model_of_an_earlier_job_is_waited_for_and_handed_on_by_address(method: str) -> None:
+    world = World(a_job(**rewarded(method)))
     assert "Waits for FineTuneJob judge, which does not exist" in world.settle()["message"]
     world.put(a_judge("reward"))
     status = world.settle()
@@ -258,10 +260,14 @@ def test_a_reward_model_of_an_earlier_job_is_waited_for_and_handed_on_by_address
     assert json.loads(config["data"]["job.json"])["rewardModel"] == status["rewardModel"]
 
 
-def test_a_reward_model_is_a_reward_jobs() -> None:
-    status = World(a_job(**REWARDED), a_judge("sft")).settle()
+@pytest.mark.parametrize("method", SAMPLING_METHODS)
+def test_a_reward_model_is_a_reward_jobs(method: str) -> None:
+    status = World(a_job(**rewarded(method)), a_judge("sft")).settle()
     assert condition(status, "Accepted") == ("False", "Unsupported")
-    assert "judge is of method sft; name a job of method reward" in message(status, "Accepted")
+    said = message(status, "Accepted")
+    assert (
+        f"method.{method}.rewardModel.jobRef: FineTuneJob judge is of method sft; name a job of method reward" in said
+    )
 
 
 @pytest.mark.parametrize("field", EARLIER)

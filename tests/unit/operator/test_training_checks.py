@@ -36,13 +36,16 @@ def test_moments_in_8_bits_need_a_gpu(optimizer: str) -> None:
     assert finding(training={"optimizer": optimizer}, backend=GPU) is None
 
 
-def test_methods_whose_batches_cannot_be_shared_take_one_process() -> None:
+@pytest.mark.parametrize("method", ["kto", "ppo", "grpo"])
+def test_methods_whose_batches_cannot_be_shared_take_one_process(method: str) -> None:
     several = {"kubernetes": {"nodes": 2}}
     assert finding(backend=several) is None
-    said = finding(backend=several, method={"kto": {}})
+    said = finding(backend=several, method={method: {}})
     assert said is not None
-    assert said.startswith("method kto looks at answers together, and several processes would each see a part of them")
-    assert finding(backend=GPU, method={"kto": {}}) is None
+    assert said.startswith(
+        f"method {method} looks at answers together, and several processes would each see a part of them"
+    )
+    assert finding(backend=GPU, method={method: {}}) is None
 
 
 def test_new_tokens_are_learned_in_one_process_and_not_served_beside_others() -> None:

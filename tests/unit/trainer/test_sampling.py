@@ -63,6 +63,33 @@ def test_a_reward_model_is_kept_near_what_it_learned_from() -> None:
     assert found.method.grpo.beta == 0.04
 
 
+def test_what_ppo_leaves_out_is_decided_and_shown() -> None:
+    rewarded = {"rewards": [{"exactMatch": {}}]}
+    found, shown = plan(a_spec(method={"ppo": rewarded}))
+    decided = {
+        "max_new_tokens": 256,
+        "temperature": 1.0,
+        "kl_coefficient": 0.0,
+        "clip_range": 0.2,
+        "gamma": 1.0,
+        "gae_lambda": 0.95,
+        "epochs": 4,
+        "value_coefficient": 0.1,
+    }
+    assert found.method.ppo is not None
+    assert found.method.ppo.model_dump(exclude={"rewards", "reward_model"}) == decided
+    names = ["maxNewTokens", "temperature", "klCoefficient", "clipRange", "gamma", "gaeLambda", "epochs"]
+    assert {f"method.ppo.{name}" for name in (*names, "valueCoefficient")} <= shown.keys()
+    assert (found.training.batch_size, found.training.steps) == (32, 3), "100 prompts, four wait for another epoch"
+    assert found.evaluation.metrics == ["Loss", "Perplexity", "ExactMatch", "Reward"]
+    stated, _ = plan(a_spec(method={"ppo": rewarded | {"klCoefficient": 0.3, "epochs": 1}}))
+    assert stated.method.ppo is not None
+    assert (stated.method.ppo.kl_coefficient, stated.method.ppo.epochs) == (0.3, 1)
+    judged, _ = plan(a_spec(method={"ppo": {"rewardModel": {"uri": "s3://m/judge/adapter"}}}))
+    assert judged.method.ppo is not None
+    assert judged.method.ppo.kl_coefficient == 0.05
+
+
 def test_answers_take_at_most_half_of_the_positions() -> None:
     found, _ = plan(a_spec(), positions=128)
     assert found.method.grpo is not None

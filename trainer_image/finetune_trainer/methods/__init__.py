@@ -17,7 +17,7 @@ from finetune_trainer.methods.lesson import Lesson
 
 MODULES = {
     name: f"finetune_trainer.methods.{name}"
-    for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "grpo", "classification")
+    for name in ("sft", "cpt", "dpo", "kto", "orpo", "reward", "ppo", "grpo", "classification")
 }
 
 

@@ -10,7 +10,7 @@ from finetune_trainer.encode import Encoder, Fields
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
     """Columns prompt (token ids; what leaves no room for an answer loses its beginning) and reference."""
-    settings = resolved.method_settings.grpo
+    settings = resolved.method_settings.rewarded()
     assert settings is not None
     assert settings.max_new_tokens is not None  # decided by the plan
     room = resolved.training.max_length - settings.max_new_tokens

@@ -7,7 +7,7 @@ from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter
-from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODEL
+from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODELS
 from finetune_operator.reconcile.finetunejob.checks import Finding, method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, refuse
@@ -37,7 +37,7 @@ def adapters_resolved(draft: Draft) -> bool:
 
 def reward_model_resolved(draft: Draft) -> bool:
     """The same for the method's reward model, which must be a reward job's. Returns whether the job stands here."""
-    method = draft.job.spec.method.grpo if draft.job.spec.method else None
+    method = draft.job.spec.method.rewarded() if draft.job.spec.method else None
     stated = method.reward_model if method else None
     if draft.status.start_time is not None:
         return False
@@ -45,13 +45,14 @@ def reward_model_resolved(draft: Draft) -> bool:
         found = stated and ResolvedBaseModel(uri=stated.uri, digest=stated.digest, secret_ref=stated.secret_ref)
         draft.update(reward_model=found)
         return False
-    name, body = stated.job_ref.name, draft.seen.upstreams.get(REWARD_MODEL)
+    reference = REWARD_MODELS[method_of(draft.job.spec)]
+    name, body = stated.job_ref.name, draft.seen.upstreams.get(reference)
     other = method_of(FineTuneJob.model_validate(body).spec) if body and name != draft.name else "reward"
     if other != "reward":
-        sentence = f"{REWARD_MODEL}: FineTuneJob {name} is of method {other}; name a job of method reward."
+        sentence = f"{reference}: FineTuneJob {name} is of method {other}; name a job of method reward."
         refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
         return True
-    made = finished_upstream(draft, REWARD_MODEL, name, None)
+    made = finished_upstream(draft, reference, name, None)
     if made is None:
         return True
     secret = stated.secret_ref or made.secret_ref
