@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -20,9 +21,10 @@ from finetune_storage import open_store
 from finetune_trainer import prepare, reward_model
 from finetune_trainer.tokenizer import load_tokenizer
 from learned_base import write_half_trained_llama
-from prepared_jobs import colour_chats, job_store, prepare_job, train_here, training
+from prepared_jobs import colour_chats, job_store, lines_until, prepare_job, start_train, train_here, training
 from s3_server import S3Server
 
+FULL = ResolvedAdapterSpec(type="Full")
 LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
 
 
@@ -64,21 +66,26 @@ class Judging(NamedTuple):
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Judging:
-    secret = s3_server.secret(tmp_path_factory.mktemp("secrets") / "s3")
+    return trained_judge(s3_server, tmp_path_factory.mktemp("judge"), LORA, settings(40, 1e-2))
+
+
+def trained_judge(s3_server: S3Server, scratch: Path, adapter: ResolvedAdapterSpec, course: Any) -> Judging:
+    """In a bucket of its own."""
+    secret = s3_server.secret(scratch / "secrets" / "s3")
     bucket = s3_server.bucket(f"judge-{uuid4().hex[:12]}")
-    base = write_half_trained_llama(tmp_path_factory.mktemp("half-trained"))
+    base = write_half_trained_llama(scratch / "half-trained")
     config = prepare_job(
         bucket,
         secret.parent,
         {"train": preferred(96)},
         name="judge",
         method="reward",
-        adapter=LORA,
+        adapter=adapter,
         base=base,
         method_settings=MethodSpec(reward=RewardMethod()),
-        settings=settings(40, 1e-2),
+        settings=course,
     )
-    train_here(config, secret.parent, tmp_path_factory.mktemp("judge"))
+    train_here(config, secret.parent, scratch / "work")
     store = open_store(bucket, secret)
     for split, rows in (("train", colour_chats(24)), ("test", colour_chats(24, 200))):
         store.put(f"rows/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
@@ -92,6 +99,20 @@ def learned(
     judge: Judging, secret: Path, tmp_path: Path, method: str, course: dict[str, Any] | None = None, **own: Any
 ) -> tuple[JobConfig, Any]:
     """A job that learns from the judge's scores, prepared and trained; its evaluation."""
+    config = prepared(judge, secret, tmp_path, method, method, course, **own)
+    return config, train_here(config, secret.parent, tmp_path / "work").evaluation
+
+
+def prepared(
+    judge: Judging,
+    secret: Path,
+    tmp_path: Path,
+    name: str,
+    method: str,
+    course: dict[str, Any] | None = None,
+    **own: Any,
+) -> JobConfig:
+    """A job that is to learn from the judge's scores."""
     bucket = judge.config.spec.output.uri
     spec = {
         "baseModel": {"uri": f"{bucket}/base"},
@@ -107,16 +128,18 @@ def learned(
         },
         "output": {"uri": bucket, "secretRef": {"name": "s3"}},
     }
-    config = judge.config.model_copy(update={"name": method, "spec": FineTuneJobSpec.model_validate(spec)})
+    config = judge.config.model_copy(update={"name": name, "spec": FineTuneJobSpec.model_validate(spec)})
     prepare.run(
         asked(config, judge.config, secret.parent), Places(secrets_dir=secret.parent, work_dir=tmp_path / "prepare")
     )
-    return config, train_here(config, secret.parent, tmp_path / "work").evaluation
+    return config
 
 
 def test_the_score_of_an_earlier_jobs_model_rises(judge: Judging, secret: Path, tmp_path: Path) -> None:
     config, found = learned(judge, secret, tmp_path, "grpo", numGenerations=8, beta=0.02)
     assert found.tuned["Reward"] > found.base["Reward"] + 0.1
+    # What the judge was taught, found without it: the score alone would rise as well if its sign were wrong.
+    assert found.tuned["FormatCompliance"] > found.base["FormatCompliance"] + 0.25, (found.base, found.tuned)
 
     places = Places(secrets_dir=secret.parent, work_dir=tmp_path / "prepare")
     tokenizer = load_tokenizer(judge.base, "base")
@@ -138,3 +161,33 @@ def test_ppo_learns_what_only_the_score_knows(judge: Judging, secret: Path, tmp_
     stored = job_store(config, secret.parent).list()
     assert [key for key in stored if key.startswith("checkpoints/") and "value_head" in key]
     assert not [key for key in stored if key.startswith("adapter/") and "value_head" in key]
+
+
+def test_an_interrupted_run_judged_by_a_whole_model_ends_as_an_uninterrupted_one(
+    s3_server: S3Server, secret: Path, tmp_path: Path
+) -> None:
+    judge = trained_judge(s3_server, tmp_path / "judge", FULL, settings(6, 1e-3))
+    judge = judge._replace(dataset={"train": judge.dataset["train"]})
+    course = {"maxSteps": 9, "batchSize": 8, "checkpointEverySteps": 2}
+    whole, broken = (
+        prepared(judge, secret, tmp_path / name, name, "grpo", course, numGenerations=4) for name in ("whole", "broken")
+    )
+    train_here(whole, secret.parent, tmp_path / "whole")
+    process = start_train(broken, secret.parent, tmp_path / "first")
+    try:
+        lines_until(process, "checkpoint of step 4 committed")
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert not job_store(broken, secret.parent).exists("manifest.json"), "it was too fast to be interrupted"
+    train_here(broken, secret.parent, tmp_path / "second")
+    assert outcome(broken, secret) == outcome(whole, secret)
+    assert len({reward for _, reward in outcome(whole, secret)[1]}) > 1, "the judge tells answers apart"
+
+
+def outcome(config: JobConfig, secret: Path) -> tuple[bytes, list[tuple[float, float]]]:
+    """The published weights, and the loss and mean score of every step."""
+    store = job_store(config, secret.parent)
+    lines = map(json.loads, store.get("metrics.jsonl").splitlines())
+    return store.get("adapter/adapter_model.safetensors"), [(line["loss"], line["reward"]) for line in lines]
