@@ -77,13 +77,23 @@ def thread_count(stated: str | None, cpu_max: Path) -> int:
     return len(os.sched_getaffinity(0))
 
 
-def choose_numerics(precision: Literal["BFloat16", "Float32", "Auto"]) -> Numerics:
-    """The device is the GPU where there is one; Auto takes bfloat16 where the hardware computes in it."""
+def choose_numerics(precision: Literal["BFloat16", "Float32", "Auto"], gpus: int = 0) -> Numerics:
+    """The device is the GPU where there is one; Auto takes bfloat16 where the hardware computes in it.
+
+    ``gpus``: how many the pod asked for. Raises Failure where torch sees none of them: the CPU would take days, and an optimizer that
+    pages its moments out of the GPU would quietly be another.
+    """
     import torch
 
     if torch.cuda.is_available():
         return Numerics(
             "cuda", precision == "BFloat16" or (precision == "Auto" and torch.cuda.is_bf16_supported(False))
+        )
+    if gpus:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"backend.kubernetes.gpus is {gpus}, but torch {torch.__version__} sees no GPU in this pod: the image must be built for the "
+            "node's driver (CUDA), and the node must give the pod its devices; set gpus to 0 to train on the CPU",
         )
     capable = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return Numerics("cpu", precision == "BFloat16" or (precision == "Auto" and capable))

@@ -54,7 +54,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     resolved, training = inputs.resolved, inputs.resolved.training
     disable_progress_bars()
     method = methods.load(resolved.method)
-    numerics, world = choose_numerics(training.precision), world_of()
+    numerics, world = choose_numerics(training.precision, _gpus(config)), world_of()
     world.join(numerics.device)
     base = model.load_base(inputs, numerics, world)
     encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss, resolved.adapter.new_tokens)
@@ -83,6 +83,12 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
         return trained
+
+
+def _gpus(config: JobConfig) -> int:
+    """Those each pod asked for."""
+    kubernetes = config.spec.backend.kubernetes if config.spec.backend else None
+    return (kubernetes.gpus if kubernetes else None) or 0
 
 
 def _learner(base: Any, inputs: Inputs, writes: bool, world: World) -> Any:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.machine import naming_memory, thread_count
+from finetune_trainer.machine import choose_numerics, naming_memory, thread_count
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,14 @@ def test_only_memory_errors_are_renamed() -> None:
         assert caught.value.reason is Reason.OUT_OF_MEMORY
     with pytest.raises(RuntimeError, match="shape mismatch"), naming_memory("training"):
         raise RuntimeError("shape mismatch")
+
+
+def test_a_gpu_that_torch_does_not_see_is_no_cpu() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    assert choose_numerics("Float32").device == "cpu"
+    with pytest.raises(Failure, match=r"gpus is 2, but torch .* sees no GPU in this pod") as caught:
+        choose_numerics("Auto", 2)
+    assert caught.value.reason is Reason.CONFIG_INVALID
