@@ -38,7 +38,7 @@ def test_refused_at_apply(namespace: Kubectl, tiny_base: str, spec: dict[str, An
     ("spec", "says"),
     [
         pytest.param(
-            {"method": {"kto": {}}, "adapter": {"type": "DoRA"}}, "use Full, LoRA, QLoRA", id="adapter of a method"
+            {"method": {"reward": {}}, "adapter": {"type": "Prompt"}}, "use Full, LoRA, QLoRA", id="adapter of a method"
         ),
         pytest.param({"backend": {"openai": {"secretRef": {"name": "key"}}}}, "openai://", id="base of a backend"),
     ],
