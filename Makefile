@@ -9,6 +9,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/finetune-operator
 VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 PY := $(VENV)/bin/python
 VLLM := $(CACHE)/vllm-$(shell sha256sum requirements/vllm.txt | cut -c1-12)
+MLFLOW := $(CACHE)/mlflow-$(shell sha256sum requirements/mlflow.txt | cut -c1-12)
 UV_HOME := $(CACHE)/uv==0.13.9
 UV := $(UV_HOME)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks"
@@ -20,7 +21,7 @@ ifeq ($(CLUSTER),local)
 ON_CLUSTER = eval "$$($(PYTHON) -m localcluster env)" &&
 endif
 
-.PHONY: help venv locks verify unit vllm contract cluster images install apiserver e2e demo demo-down kubeconfig test
+.PHONY: help venv locks verify unit vllm mlflow contract cluster images install apiserver e2e demo demo-down kubeconfig test
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +54,7 @@ locks: | $(UV)  ## compile the locks anew from pyproject.toml
 	for extra in operator trainer; do \
 	  $(COMPILE) pyproject.toml --extra $$extra --python-version 3.13 -o requirements/$$extra.txt; done
 	$(COMPILE) --no-deps requirements/vllm.in --python-version 3.11 -o requirements/vllm.txt
+	$(COMPILE) --no-deps requirements/mlflow.in --python-version 3.11 -o requirements/mlflow.txt
 	$(COMPILE) requirements/seaweedfs.in --python-version 3.13 -o requirements/seaweedfs.txt
 	$(COMPILE) pyproject.toml --all-extras --group dev --python-version 3.11 -o requirements/dev.txt
 
@@ -62,8 +64,14 @@ $(VLLM)/complete: | venv
 	$(UV) pip install --quiet --no-deps --require-hashes --python $(PY) --target $(VLLM) -r requirements/vllm.txt
 	touch $@
 
+mlflow: $(MLFLOW)/complete  ## a tracking server of MLflow, to which tests send; 20 MB
+
+$(MLFLOW)/complete: | venv
+	$(UV) pip install --quiet --no-deps --require-hashes --python $(PY) --target $(MLFLOW) -r requirements/mlflow.txt
+	touch $@
+
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
-	-$(MAKE) --no-print-directory vllm  # where it cannot be had, its tests are skipped and say so
+	-$(MAKE) --no-print-directory -k vllm mlflow  # where one cannot be had, its tests are skipped and say so
 	$(PY) -m pytest -m contract -n 3 tests/contract  # more than cores: some wait for a store that is away
 
 cluster:  ## bring the local cluster up, or back into shape

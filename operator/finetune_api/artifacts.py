@@ -123,7 +123,7 @@ class JobRecord(ApiModel):
     validation: ValidationStatus | None = None
     """Where its loss was measured during the training."""
     tracking_error: Message | None = None
-    """Where a tracker got nothing."""
+    """Which tracker failed, and why."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

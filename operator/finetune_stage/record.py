@@ -30,7 +30,7 @@ class Course(NamedTuple):
     validation: ValidationStatus | None = None
     """Where its loss was measured while training."""
     tracking_error: str | None = None
-    """Where a tracker got nothing."""
+    """Which tracker failed, and why."""
 
 
 @dataclass(frozen=True)

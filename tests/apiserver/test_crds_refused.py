@@ -29,11 +29,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text for a number": ({"training": {"maxSteps": "many"}}, "spec.training.maxSteps"),
     "number in quotes": ({"training": {"learningRate": "1e-4"}}, "must be of type number"),
     "unknown choice": ({"adapter": {"type": "Lora"}}, '"Full", "LoRA", "QLoRA"'),
-    "a tracker without a name": ({"tracking": {}}, "name a tracker: tensorboard: {}, or wandb"),
-    "a tracker that is not there": ({"tracking": {"mlflow": {}}}, 'unknown field "spec.tracking.mlflow"'),
+    "a tracker without a name": ({"tracking": {}}, "name a tracker: tensorboard: {}, wandb or mlflow"),
+    "a tracker that is not there": ({"tracking": {"comet": {}}}, 'unknown field "spec.tracking.comet"'),
     "a project of none": (
         {"tracking": {"wandb": {"project": "a/b"}}},
         "a project of Weights & Biases has at most 128 characters, and none of",
+    ),
+    "a tracking server without http": (
+        {"tracking": {"mlflow": {"uri": "mlflow.team:5000", "experiment": "a"}}},
+        "uri is the http:// or https:// address of a tracking server, without credentials",
     ),
     "no base model": ({"baseModel": None}, "spec.baseModel: Required value"),
     "no rows": ({"dataset": {}}, "spec.dataset.train: Required value"),

@@ -18,9 +18,12 @@ from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, 
 def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_path: Path) -> None:
     config = prepare_job(bucket, secret.parent, {"train": colour_rows(16)}, settings=training(steps=4))
     store = job_store(config, secret.parent)
-    name_trackers(store, {"tensorboard": {}, "wandb": {"project": "colours/2"}})
+    away = {"uri": "http://127.0.0.1:9", "experiment": "colours"}
+    name_trackers(store, {"tensorboard": {}, "wandb": {"project": "colours/2"}, "mlflow": away})
     first = train_here(config, secret.parent, tmp_path / "first")
-    assert (first.tracking_error or "").startswith("tracking.wandb got nothing: UsageError: Invalid project name")
+    wandb, mlflow = (first.tracking_error or "").split("; ")
+    assert wandb.startswith("tracking.wandb failed: Invalid project name")
+    assert mlflow.startswith("tracking.mlflow failed: API request to http://127.0.0.1:9/")
     assert first == published(store), "what cannot be told to a tracker is published all the same"
     assert store.list("tracking/tensorboard/")
     assert not store.list("tracking/wandb/")

@@ -29,6 +29,7 @@ from finetune_storage import commit_folder, document
 from finetune_trainer.card import how_servable, model_card
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.mlflow_run import Ended
 from finetune_trainer.progress import Course
 from finetune_trainer.samples import samples
 from finetune_trainer.suites import forgotten
@@ -95,12 +96,6 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     base = resolved.base_model if is_adapter else None
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
     digest = commit_folder(store, folder, key, manifest)
-    files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
-    tracked = track(inputs, metrics)
-    files += [store.upload(inputs.work / METRICS, METRICS), *tracked.files]
-    if outcome.evaluation is not None:
-        store.put(EVALUATION, document(outcome.evaluation))
-        files.append(entry(store, EVALUATION))
     how, why = how_servable(resolved)
     artifact = ArtifactStatus(
         kind="Adapter" if is_adapter else "Model",
@@ -110,6 +105,13 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         digest=digest,
         manifest_uri=store.uri(MANIFEST),
     )
+    files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
+    files.append(store.upload(inputs.work / METRICS, METRICS))
+    if outcome.evaluation is not None:
+        store.put(EVALUATION, document(outcome.evaluation))
+        files.append(entry(store, EVALUATION))
+    tracked = track(inputs, Ended(resolved, metrics, artifact, outcome.summary))
+    files += tracked.files
     store.put(REPORT, page(_contents(inputs, outcome, metrics)).encode())
     files.append(entry(store, REPORT))
     return write_manifest(

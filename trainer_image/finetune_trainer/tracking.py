@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import TRACKING, FileEntry, Resolved
-from finetune_api.v1alpha1.tracking import WandbTracking
+from finetune_api.reasons import Failure
+from finetune_api.v1alpha1.tracking import MlflowTracking, WandbTracking
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.mlflow_run import Ended, send
 
 Lines = list[dict[str, Any]]
 """Of metrics.jsonl."""
@@ -24,33 +26,37 @@ class Tracked(NamedTuple):
 
     files: list[FileEntry]
     error: str | None
-    """Which tracker got nothing, and why."""
+    """Which tracker failed, and why."""
 
 
-def track(inputs: Inputs, lines: Lines) -> Tracked:
-    """Write and upload what the job's trackers read; nothing where it names none. An earlier attempt's files are replaced.
+def track(inputs: Inputs, ended: Ended) -> Tracked:
+    """Write and upload, or send, what the job's trackers read; nothing where it names none. An earlier attempt's is replaced.
 
     A tracker that cannot be served is told of, and no reason to lose what was trained.
     """
-    stated = inputs.resolved.tracking
+    stated, resolved, lines = inputs.resolved.tracking, inputs.resolved, ended.lines
     if stated is None:
         return Tracked([], None)
     folder = inputs.work / TRACKING
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    errors = []
     if stated.tensorboard is not None:
         _tensorboard(lines, folder / "tensorboard")
-    error = _wandb(stated.wandb, inputs.resolved, lines, folder) if stated.wandb is not None else None
+    if stated.wandb is not None:
+        errors += _wandb(stated.wandb, resolved, lines, folder)
+    if stated.mlflow is not None:
+        errors += _mlflow(stated.mlflow, ended, inputs.places.secrets_dir)
     inputs.store.delete(inputs.store.list(f"{TRACKING}/"))
     wanted = sorted(path for pattern in FILES for path in folder.glob(pattern))
     files = [path for path in wanted if path.is_file() and not path.is_symlink()]
     uploaded = [inputs.store.upload(path, f"{TRACKING}/{path.relative_to(folder).as_posix()}") for path in files]
-    return Tracked(uploaded, error)
+    return Tracked(uploaded, "; ".join(errors) or None)
 
 
-def _got_nothing(tracker: str, error: Exception) -> str:
-    said = " ".join(str(error).split())[:MOST_SAID]
-    return f"tracking.{tracker} got nothing: {type(error).__name__}: {said}"
+def _failed(tracker: str, error: Exception) -> list[str]:
+    said = " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
+    return [f"tracking.{tracker} failed: {said}"]
 
 
 def _tensorboard(lines: Lines, folder: Path) -> None:
@@ -62,8 +68,8 @@ def _tensorboard(lines: Lines, folder: Path) -> None:
                 writer.add_scalar(name, value, line["step"])
 
 
-def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path) -> str | None:
-    """Write the run; why there is none."""
+def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path) -> list[str]:
+    """Write the run, or say why there is none."""
     import wandb
 
     try:
@@ -85,8 +91,19 @@ def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path
             run.log(_figures(line), step=line["step"])
         run.finish()
     except (wandb.Error, OSError, ValueError) as error:  # ValueError: settings from the environment (pydantic's)
-        return _got_nothing("wandb", error)
-    return None
+        return _failed("wandb", error)
+    return []
+
+
+def _mlflow(stated: MlflowTracking, ended: Ended, secrets_dir: Path) -> list[str]:
+    """Send the run, or say why there is none, or a part of it only."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        send(stated, ended, secrets_dir)
+    except (MlflowException, Failure, OSError) as error:
+        return _failed("mlflow", error)
+    return []
 
 
 def _nothing_else() -> Any:

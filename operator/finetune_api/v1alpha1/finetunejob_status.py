@@ -340,7 +340,7 @@ class FineTuneJobStatus(ApiModel):
     validation: ValidationStatus | None = None
     """Where training ended and which step is published, where training measured the validation loss."""
     tracking_error: Message | None = None
-    """Which tracker of spec.tracking got nothing, and why; the artifact is published all the same."""
+    """Which tracker of spec.tracking failed, and why; the artifact is published all the same."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's side of it."""
     evaluation: EvaluationStatus | None = None

@@ -11,7 +11,8 @@ class SecretRef(ApiModel):
     """A Secret of the same namespace, mounted as files into the pods that need it; the operator never reads it.
 
     Keys: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_ENDPOINT_URL, AWS_REGION, CA_BUNDLE, HF_TOKEN,
-    OPENAI_API_KEY, OPENAI_ORG_ID, OPENAI_PROJECT_ID, credentials.json.
+    OPENAI_API_KEY, OPENAI_ORG_ID, OPENAI_PROJECT_ID, MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME,
+    MLFLOW_TRACKING_PASSWORD, credentials.json.
     """
 
     name: Name

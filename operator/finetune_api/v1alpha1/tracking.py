@@ -2,7 +2,8 @@
 
 from pydantic import ConfigDict
 
-from finetune_api.model import ApiModel, ShortText, cel
+from finetune_api.model import ApiModel, ShortText, Uri, cel
+from finetune_api.v1alpha1.references import SecretRef
 
 
 class TensorboardTracking(ApiModel):
@@ -27,14 +28,45 @@ class WandbTracking(ApiModel):
     """User or team; left out, that of whoever syncs."""
 
 
-class TrackingSpec(ApiModel):
-    """Trackers the curves are written for, when the training is done; a retried job writes them once."""
+class MlflowTracking(ApiModel):
+    """A run at an MLflow tracking server: settings as parameters, curves and evaluation as metrics, job, uid, artifact and
+    digest as tags (finetune.dev/...). A retried job's run takes the place of the earlier one."""
 
     model_config = ConfigDict(
-        json_schema_extra=cel(("has(self.tensorboard) || has(self.wandb)", "name a tracker: tensorboard: {}, or wandb"))
+        json_schema_extra=cel(
+            (
+                "self.uri.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')",
+                "uri is the http:// or https:// address of a tracking server, without credentials; those are in secretRef",
+            )
+        )
+    )
+
+    uri: Uri
+    """Address of the tracking server."""
+    experiment: ShortText
+    """Name of the experiment; made where it is not there."""
+    run_name: ShortText | None = None
+    """Name of the run; left out, namespace and name of the job."""
+    secret_ref: SecretRef | None = None
+    """Secret with the key MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD."""
+
+
+class TrackingSpec(ApiModel):
+    """Trackers the curves are written for, when the training is done; a retried job writes them once. One that fails does
+    not fail the job: see status.trackingError."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "has(self.tensorboard) || has(self.wandb) || has(self.mlflow)",
+                "name a tracker: tensorboard: {}, wandb or mlflow",
+            )
+        )
     )
 
     tensorboard: TensorboardTracking | None = None
     """TensorBoard."""
     wandb: WandbTracking | None = None
     """Weights & Biases, offline."""
+    mlflow: MlflowTracking | None = None
+    """A tracking server of MLflow."""

@@ -425,10 +425,10 @@ def test_a_lost_summary_of_training_is_collected() -> None:
     assert condition(status, "Complete") == ("True", "Complete")
 
 
-def test_a_tracker_that_got_nothing_is_told_of() -> None:
+def test_a_tracker_that_failed_is_told_of() -> None:
     world = World(a_job())
     world.training()
-    said = "tracking.wandb got nothing: UsageError: Invalid project name"
+    said = "tracking.wandb failed: Invalid project name"
     world.end_pod(TRAIN, 0, a_summary("Train", tracking_error=said))
     status = world.settle()
     assert condition(status, "Complete") == ("True", "Complete")

@@ -79,6 +79,14 @@ def test_a_stage_gets_what_it_needs_and_no_more(attempt: Attempt, secrets: set[s
     assert "command" not in pod["containers"][0]
 
 
+def test_the_secret_of_a_tracking_server_is_mounted_for_train_only() -> None:
+    mlflow = {"uri": "https://mlflow.team", "experiment": "bots", "secretRef": {"name": "mlflow"}}
+    for attempt in ALL:
+        volumes = pod_of(attempt, tracking={"mlflow": mlflow})["volumes"]
+        mounted = {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
+        assert ("mlflow" in mounted) == (attempt.stage == "Train")
+
+
 def test_sources_of_the_namespace_are_mounted_for_prepare_only() -> None:
     dataset = {
         "train": {"configMap": {"name": "rows", "key": "train.jsonl"}},
