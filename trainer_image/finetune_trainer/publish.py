@@ -89,8 +89,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     else:
         save_model(model, tokenizer, outcome.stop_tokens, folder)
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
-    diagnosis = diagnose(_evidence(inputs, outcome, metrics))
-    outcome = outcome.diagnosed(diagnosis)
+    outcome = outcome.diagnosed(diagnose(_evidence(inputs, outcome, metrics)))
     card = model_card(resolved, outcome.course, outcome.summary, outcome.gate_passed, versions_of(LIBRARIES))
     (folder / "README.md").write_text(card)
     base = resolved.base_model if is_adapter else None
