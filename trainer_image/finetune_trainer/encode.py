@@ -21,6 +21,8 @@ class Example(NamedTuple):
 
     input_ids: list[int]
     labels: list[int]
+    row: int = -1
+    """Number of the prepared row, from 0, where it is one to learn from."""
 
 
 class Pair(NamedTuple):
@@ -29,6 +31,8 @@ class Pair(NamedTuple):
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
+    row: int = -1
+    """As an Example's."""
 
     def sides(self) -> tuple[Example, Example]:
         """The chosen and the rejected side, in which only the answer counts."""
@@ -211,7 +215,7 @@ def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, pa
 
     Packing of raw text cuts nothing off, so that nothing is left out there.
     """
-    examples = [encoder.training(fields) for fields in rows]
+    examples = [encoder.training(fields)._replace(row=number) for number, fields in enumerate(rows)]
     whole = packed and encoder.format == "Text"
     kept = [example for example in examples if whole or _learns(example.labels[:max_length])]
     if not kept:

@@ -20,19 +20,20 @@ Cut = Callable[[Pair, int], Pair]
 def whole_prompt(pair: Pair, max_length: int) -> Pair:
     """What is too long loses its end: answers are learned from their beginning on."""
     room = max(0, max_length - len(pair.prompt))
-    return Pair(pair.prompt[:max_length], pair.chosen[:room], pair.rejected[:room])
+    return Pair(pair.prompt[:max_length], pair.chosen[:room], pair.rejected[:room], pair.row)
 
 
 def whole_answers(pair: Pair, max_length: int) -> Pair:
     """The prompt loses its beginning, the same for both sides, so that the answers stay whole."""
     room = max(1, max_length - max(len(pair.chosen), len(pair.rejected)))
-    return whole_prompt(Pair(pair.prompt[-room:], pair.chosen, pair.rejected), max_length)
+    return whole_prompt(pair._replace(prompt=pair.prompt[-room:]), max_length)
 
 
 def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut = whole_prompt) -> list[Pair]:
     """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more, or where
     the prompt alone is as long."""
-    pairs = [pair for pair in map(encoder.pair, rows) if len(pair.prompt) < max_length]
+    numbered = [encoder.pair(fields)._replace(row=number) for number, fields in enumerate(rows)]
+    pairs = [pair for pair in numbered if len(pair.prompt) < max_length]
     kept = [pair for pair in (cut(pair, max_length) for pair in pairs) if pair.chosen != pair.rejected]
     if not kept:
         raise Failure(

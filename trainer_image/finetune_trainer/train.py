@@ -18,9 +18,9 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from finetune_api.artifacts import Resolved, ResolvedTraining
 from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
+from finetune_trainer.guard import Guard
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
-from finetune_trainer.methods.lesson import non_finite
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
 from finetune_trainer.validation import Validation
@@ -94,6 +94,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     steps = _Steps(companions)
     trainer.add_callback(steps)
     trainer.is_stop_wanted, trainer.world = companions.is_stop_wanted, companions.world
+    trainer.guard = Guard(resolved)
     trainer.remove_callback(PrinterCallback)  # Progress prints
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
@@ -245,8 +246,6 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         measured = self._to.validation.loss_at(state) if self._to.validation else None
         if measured is not None:
             figures["validationLoss"] = measured
-        if not math.isfinite(figures["gradNorm"]):  # before the checkpoint that would keep its weights
-            raise non_finite("gradient norm", figures["gradNorm"], state.global_step)
         self._to.progress.logged(state.global_step, state.num_input_tokens_seen, figures)
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -13,6 +13,7 @@ from finetune_trainer.evaluate import Exam, at_rest, finite
 from finetune_trainer.head import MULTI, class_head, text_scores
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.origin import ROW
 
 
 class ClassTrainer(Watched, Trainer):  # type: ignore[misc]
@@ -20,7 +21,7 @@ class ClassTrainer(Watched, Trainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns input_ids and labels: the class's place, or for several classes one number for each."""
+    """Columns input_ids, row and labels: the class's place, or for several classes one number for each."""
     head = class_head(resolved)
     places = {label: place for place, label in enumerate(head.labels)}
     wanted: list[Any] = []
@@ -28,7 +29,7 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
         own = {places[label] for label in fields["labels"]}
         wanted.append([float(place in own) for place in range(len(places))] if head.problem == MULTI else min(own))
     ids = [_cut(encoder.training(fields).input_ids, resolved.training.max_length) for fields in rows]
-    return Dataset.from_dict({"input_ids": ids, "labels": wanted})
+    return Dataset.from_dict({"input_ids": ids, "labels": wanted, ROW: list(range(len(ids)))})
 
 
 def trainer(lesson: Lesson) -> ClassTrainer:

@@ -11,6 +11,7 @@ from finetune_trainer.adapter import reference
 from finetune_trainer.encode import Encoder, Fields, Pair
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.origin import ROW
 from finetune_trainer.preferences import encode_pairs, log_probabilities, score
 
 __all__ = ["dataset", "score", "trainer"]
@@ -44,13 +45,14 @@ class PreferenceTrainer(Watched, DPOTrainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns prompt_ids, chosen_ids and rejected_ids, one row a preference."""
+    """Columns prompt_ids, chosen_ids, rejected_ids and row, one row a preference."""
     pairs = encode_pairs(encoder, rows, resolved.training.max_length)
     return Dataset.from_dict(
         {
             "prompt_ids": [pair.prompt for pair in pairs],
             "chosen_ids": [pair.chosen for pair in pairs],
             "rejected_ids": [pair.rejected for pair in pairs],
+            ROW: [pair.row for pair in pairs],
         }
     )
 

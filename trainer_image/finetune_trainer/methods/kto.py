@@ -14,6 +14,7 @@ from finetune_trainer.encode import IGNORED, Encoder, Example, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.origin import ROW
 
 LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
 """TRL's names."""
@@ -30,12 +31,13 @@ class VerdictTrainer(Watched, KTOTrainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns prompt_ids, completion_ids, label, and KL_completion_ids: an answer to another prompt of the same batch.
+    """Columns prompt_ids, completion_ids, label, row, and KL_completion_ids: an answer to another prompt of the same batch.
 
     Shuffled by the seed, as TRL reads them in order: both sides of a preference are no batch of their own.
     """
     training = resolved.training
-    kept = [row for row in (_row(encoder, fields, training.max_length) for fields in rows) if row["completion_ids"]]
+    read = (_row(encoder, fields, training.max_length) | {ROW: number} for number, fields in enumerate(rows))
+    kept = [row for row in read if row["completion_ids"]]
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,

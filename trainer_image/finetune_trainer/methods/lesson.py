@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 
 from finetune_api.artifacts import Resolved
-from finetune_api.reasons import Failure, Reason
 from finetune_trainer import sharding
 from finetune_trainer.boundary import Stopped
+from finetune_trainer.guard import Guard
 from finetune_trainer.rewards import Judge
 from finetune_trainer.world import World
 
@@ -36,8 +36,8 @@ class Lesson:
 
 
 class Watched:
-    """Mixed into a Trainer, as its first base: stops before a micro-batch where that is wanted, and at the first loss that is
-    no number, and leaves the model card to the publishing."""
+    """Mixed into a Trainer, as its first base: stops before a micro-batch where that is wanted, and before a step whose loss or
+    gradient is no number, and leaves the model card to the publishing."""
 
     state: Any
     model: Any
@@ -47,14 +47,21 @@ class Watched:
     """Asked before every micro-batch; set by :mod:`finetune_trainer.train`."""
     world: World
     """Set with it."""
+    guard: Guard
+    """Set with it."""
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         if self.is_stop_wanted():
             raise Stopped
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
-        if not torch.isfinite(loss):
-            raise non_finite("loss", loss.item(), self.state.global_step + 1)
+        self.guard.saw(loss)
         return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Asked for just before the optimiser's step."""
+        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
+        self.guard.check(self, norm)
+        return norm
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Of all processes into the first one's checkpoint."""
@@ -97,12 +104,3 @@ class Watched:
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers walks all parameters for it in every micro-batch, and nobody reads the sum."""
         return 0
-
-
-def non_finite(what: str, value: float, step: int) -> Failure:
-    """A training that has diverged."""
-    return Failure(
-        Reason.NON_FINITE_LOSS,
-        f"the {what} became {value} in step {step}; a lower training.learningRate, a longer warmupRatio "
-        "or precision Float32 can help",
-    )

@@ -14,6 +14,7 @@ from finetune_trainer.evaluate import Exam, at_rest, finite
 from finetune_trainer.head import text_scores
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.origin import ROW
 from finetune_trainer.preferences import encode_pairs, whole_answers
 
 
@@ -22,12 +23,13 @@ class ScoringTrainer(Watched, RewardTrainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns chosen_ids and rejected_ids, one row a preference; the score is read at the end, so that the beginning is cut."""
+    """Columns chosen_ids, rejected_ids and row, one row a preference; the score is read at the end, so that the beginning is cut."""
     pairs = encode_pairs(encoder, rows, resolved.training.max_length, whole_answers)
     return Dataset.from_dict(
         {
             "chosen_ids": [pair.prompt + pair.chosen for pair in pairs],
             "rejected_ids": [pair.prompt + pair.rejected for pair in pairs],
+            ROW: [pair.row for pair in pairs],
         }
     )
 

@@ -18,6 +18,8 @@ class SupervisedTrainer(Watched, SFTTrainer):  # type: ignore[misc]
     """TRL's, watched; it smooths labels in the forward pass that learns, where TRL would make a second one."""
 
     label_smoothing: float = 0.0
+    unpacked: Any
+    """The dataset before TRL has packed it."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -40,7 +42,7 @@ class SupervisedTrainer(Watched, SFTTrainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns input_ids and labels, one row an answer."""
+    """Columns input_ids, labels and row, one row an answer."""
     training = resolved.training
     examples = encode_training(encoder, rows, training.max_length, packed=training.packing)
     return Dataset.from_list([example._asdict() for example in examples])
@@ -63,5 +65,5 @@ def supervised(lesson: Lesson, *, packing_strategy: str) -> SupervisedTrainer:
     made = SupervisedTrainer(
         model=lesson.model, args=settings, train_dataset=lesson.dataset, processing_class=lesson.tokenizer
     )
-    made.label_smoothing = training.label_smoothing
+    made.label_smoothing, made.unpacked = training.label_smoothing, lesson.dataset
     return made
