@@ -28,7 +28,7 @@ def tokenizer() -> Any:
 def learned(tokenizer: Any, example: Example) -> str:
     """The text of the learned tokens."""
     assert len(example.input_ids) == len(example.labels)
-    assert all(label in (IGNORED, token) for token, label in zip(*example, strict=True))
+    assert all(label in (IGNORED, token) for token, label in zip(example.input_ids, example.labels, strict=True))
     return str(tokenizer.decode([label for label in example.labels if label != IGNORED]))
 
 

@@ -37,13 +37,9 @@ class Guard:
         size = float(norm)
         if not wrong and math.isfinite(size):
             return
-        what = f"the loss became {losses[wrong[0]]}" if wrong else f"the gradient norm became {size}"
+        what, value = ("loss", losses[wrong[0]]) if wrong else ("gradient norm", size)
         step = trainer.state.global_step + 1
-        raise Failure(
-            Reason.NON_FINITE_LOSS,
-            f"{what} in step {step}{self._rows(trainer, step, wrong)}; a lower training.learningRate, a longer warmupRatio "
-            "or precision Float32 can help",
-        )
+        raise non_finite(what, value, step, self._rows(trainer, step, wrong))
 
     def _rows(self, trainer: Any, step: int, wrong: list[int]) -> str:
         """Of the micro-batches at fault, or of all; the end of a clause."""
@@ -58,3 +54,12 @@ class Guard:
 
     def _file(self) -> str:
         return next(split.file for split in self._resolved.splits if split.statistics.name == "train")
+
+
+def non_finite(what: str, value: float, step: int, rows: str = "") -> Failure:
+    """A training that has diverged; ``rows`` is the end of a clause."""
+    return Failure(
+        Reason.NON_FINITE_LOSS,
+        f"the {what} became {value} in step {step}{rows}; a lower training.learningRate, a longer warmupRatio "
+        "or precision Float32 can help",
+    )

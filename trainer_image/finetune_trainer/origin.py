@@ -20,7 +20,9 @@ def micro_batches(trainer: Any, step: int) -> list[list[int]]:
     accumulation = trainer.args.gradient_accumulation_steps
     epoch, done = divmod(step - 1, ceil(len(loader) / accumulation))
     loader.set_epoch(epoch)
-    inner = getattr(loader.batch_sampler, "batch_sampler", None)  # of several processes, which accelerate does not tell
+    inner: Any = getattr(
+        loader.batch_sampler, "batch_sampler", None
+    )  # of several processes, which accelerate does not tell
     if hasattr(inner, "set_epoch"):
         inner.set_epoch(epoch)
     return [list(batch) for batch in islice(loader.batch_sampler, done * accumulation, (done + 1) * accumulation)]

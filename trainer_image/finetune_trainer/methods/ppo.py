@@ -21,7 +21,8 @@ from finetune_trainer.answering import until_stop
 from finetune_trainer.batching import padded
 from finetune_trainer.boundary import Stopped
 from finetune_trainer.evaluate import at_rest, score
-from finetune_trainer.methods.lesson import Lesson, Watched, non_finite
+from finetune_trainer.guard import non_finite
+from finetune_trainer.methods.lesson import Lesson, Watched
 from finetune_trainer.methods.prompts import dataset
 from finetune_trainer.proximal import (
     Sampled,
