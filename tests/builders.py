@@ -58,7 +58,7 @@ def a_job(name: str = "bot", status: Manifest | None = None, **spec: Any) -> Man
     return body
 
 
-def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", tracking_error: str | None = None) -> str:
+def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **besides: str) -> str:
     """The termination message of a stage that went well."""
     if stage == "Prepare":
         dataset = DatasetStatus(
@@ -77,7 +77,7 @@ def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", tr
         trained_tokens=1000,
         steps=30,
         loss=1.2345,
-        tracking_error=tracking_error,
+        **besides,  # type: ignore[arg-type]
     )
     return _json(Summary(stage=stage, trained=trained))  # type: ignore[arg-type]
 

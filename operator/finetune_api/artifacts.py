@@ -36,7 +36,7 @@ from finetune_api.v1alpha1.output import CardSpec
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_api.v1alpha1.tracking import TrackingSpec
-from finetune_api.v1alpha1.training import MethodSpec, Optimizer, Scheduler
+from finetune_api.v1alpha1.training import MethodSpec, NonFinitePolicy, Optimizer, Scheduler
 
 MANIFEST = "manifest.json"
 RESOLVED = "resolved.json"
@@ -122,6 +122,8 @@ class JobRecord(ApiModel):
     """Of the training, where it ran on a GPU."""
     validation: ValidationStatus | None = None
     """Where its loss was measured during the training."""
+    skipped_batch: Message | None = None
+    """Where training left one out."""
     tracking_error: Message | None = None
     """Which tracker failed, and why."""
     provider: ProviderStatus | None = None
@@ -149,6 +151,7 @@ class ResolvedTraining(ApiModel):
     max_grad_norm: float
     neftune_alpha: float = 0.0
     label_smoothing: float = 0.0
+    on_non_finite_loss: NonFinitePolicy = "Fail"
     gradient_checkpointing: bool
     precision: Literal["BFloat16", "Float32", "Auto"]
     """Auto: BFloat16 where the device has it; only the train pod can see the device."""

@@ -113,6 +113,21 @@ def course_refusal(method: MethodName, processes: int, field: str) -> str | None
     return None
 
 
+def skip_refusal(method: MethodName, processes: int) -> str | None:
+    """Why training.onNonFiniteLoss cannot be SkipBatch, as a sentence; None where it can."""
+    if method in SAMPLING_METHODS:
+        return (
+            f"training.onNonFiniteLoss SkipBatch leaves out rows, and method {method} learns from answers it samples: "
+            "use Fail, or leave it out."
+        )
+    if processes > 1:
+        return (
+            "training.onNonFiniteLoss SkipBatch is supported for one process: use Fail, or set backend.kubernetes gpus and "
+            "nodes to at most 1."
+        )
+    return None
+
+
 def page() -> str:
     """The table as Markdown."""
     lines = [

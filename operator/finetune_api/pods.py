@@ -132,6 +132,8 @@ class Trained(ApiModel):
     """Of the training, where it ran on a GPU."""
     validation: ValidationStatus | None = None
     """Where its loss was measured during the training."""
+    skipped_batch: Message | None = None
+    """Where training left one out."""
     tracking_error: Message | None = None
     """Which tracker failed, and why."""
     provider: ProviderStatus | None = None

@@ -102,11 +102,11 @@ def _json(data: dict[str, Any]) -> bytes:
 
 
 def _cut(value: Any, characters: int, field: str = "") -> Any:
-    """The value with its sentences (message, reason, trackingError) cut; names, addresses and digests stay whole."""
+    """The value with its sentences (message, reason, skippedBatch, trackingError) cut; names, addresses and digests stay whole."""
     if isinstance(value, dict):
         return {key: _cut(item, characters, key) for key, item in value.items()}
     if isinstance(value, list):
         return [_cut(item, characters) for item in value]
-    if field in ("message", "reason", "trackingError") and len(value) > characters:
+    if field in ("message", "reason", "skippedBatch", "trackingError") and len(value) > characters:
         return value[: characters - 1] + "…"
     return value

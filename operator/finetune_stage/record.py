@@ -29,6 +29,8 @@ class Course(NamedTuple):
     """Where a provider trained."""
     validation: ValidationStatus | None = None
     """Where its loss was measured while training."""
+    skipped_batch: str | None = None
+    """Where one was left out."""
     tracking_error: str | None = None
     """Which tracker failed, and why."""
 
@@ -63,6 +65,7 @@ def record_of(resolved: Resolved | ResolvedDelegation, resolved_digest: Digest, 
         loss=course.loss,
         peak_memory=course.peak_memory,
         validation=course.validation,
+        skipped_batch=course.skipped_batch,
         tracking_error=course.tracking_error,
         provider=course.provider,
     )
@@ -93,6 +96,7 @@ def published(store: Store) -> Trained | None:
         loss=job.loss,
         peak_memory=job.peak_memory,
         validation=job.validation,
+        skipped_batch=job.skipped_batch,
         tracking_error=job.tracking_error,
         provider=job.provider,
     )

@@ -226,6 +226,7 @@ def _optimisation(stated: TrainingSpec, take: Callable[..., Any], *, full: bool)
         ),
         "adam_beta2": 0.999 if optimizer == "Adafactor" else take("adamBeta2", stated.adam_beta2, 0.999, "usual"),
         "max_grad_norm": take("maxGradNorm", stated.max_grad_norm, 1.0, "usual"),
+        "on_non_finite_loss": stated.on_non_finite_loss or "Fail",
         "neftune_alpha": stated.neftune_alpha or 0.0,
         "label_smoothing": stated.label_smoothing or 0.0,
     }

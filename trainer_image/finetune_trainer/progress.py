@@ -35,6 +35,8 @@ class Course(NamedTuple):
     """On a GPU."""
     validation: ValidationStatus | None = None
     """Where its loss was measured."""
+    skipped_batch: str | None = None
+    """Where one was left out."""
 
 
 class Progress:

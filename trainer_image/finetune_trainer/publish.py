@@ -143,6 +143,7 @@ def _made(outcome: Outcome, tracked: Tracked, artifact: ArtifactStatus, image: s
         done.loss,
         done.peak_memory,
         validation=done.validation,
+        skipped_batch=done.skipped_batch,
         tracking_error=tracked.error,
     )
     return Made(artifact, outcome.evaluation, course, image, versions_of(LIBRARIES))

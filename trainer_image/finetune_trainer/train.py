@@ -18,7 +18,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 from finetune_api.artifacts import Resolved, ResolvedTraining
 from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
-from finetune_trainer.guard import Guard
+from finetune_trainer.guard import Guard, skipped_batch
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
@@ -126,7 +126,13 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
 def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:
     """What it came to, with the weights in the model that are to be published."""
     losses = [line["loss"] for line in state.log_history if "loss" in line]
-    course = Course(state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None, peak_memory())
+    course = Course(
+        state.global_step,
+        state.num_input_tokens_seen,
+        losses[-1] if losses else None,
+        peak_memory(),
+        skipped_batch=skipped_batch(state),
+    )
     if companions.validation is None:
         return course
     outcome = companions.validation.outcome(state)

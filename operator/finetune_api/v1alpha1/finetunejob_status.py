@@ -339,6 +339,8 @@ class FineTuneJobStatus(ApiModel):
     """Tokens trained on."""
     validation: ValidationStatus | None = None
     """Where training ended and which step is published, where training measured the validation loss."""
+    skipped_batch: Message | None = None
+    """Step and rows of the batch training left out, where training.onNonFiniteLoss is SkipBatch and its loss was no number."""
     tracking_error: Message | None = None
     """Which tracker of spec.tracking failed, and why; the artifact is published all the same."""
     provider: ProviderStatus | None = None

@@ -10,6 +10,7 @@ from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod
 
 Optimizer = Literal["AdamW", "AdamW8bit", "PagedAdamW8bit", "Adafactor"]
 Scheduler = Literal["Cosine", "Linear", "Constant", "WSD"]
+NonFinitePolicy = Literal["Fail", "SkipBatch"]
 Size = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -127,6 +128,9 @@ class TrainingSpec(ApiModel):
     """Share of every target spread over the whole vocabulary; sft only. Left out, none."""
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] | None = None
     """Gradients are scaled down to this norm; left out, 1.0."""
+    on_non_finite_loss: NonFinitePolicy | None = None
+    """When loss or gradient of a batch is no number: Fail names its rows and ends the job; SkipBatch leaves the batch out, once, and says so
+    in status.skippedBatch, and fails at the next one. Left out, Fail."""
     gradient_checkpointing: bool | None = None
     """Recompute activations instead of keeping them: less memory, more time."""
     precision: Literal["BFloat16", "Float32"] | None = None

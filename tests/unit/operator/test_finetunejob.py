@@ -425,15 +425,15 @@ def test_a_lost_summary_of_training_is_collected() -> None:
     assert condition(status, "Complete") == ("True", "Complete")
 
 
-def test_a_tracker_that_failed_is_told_of() -> None:
+def test_a_batch_left_out_and_a_tracker_that_failed_are_told_of() -> None:
     world = World(a_job())
     world.training()
-    said = "tracking.wandb failed: Invalid project name"
-    world.end_pod(TRAIN, 0, a_summary("Train", tracking_error=said))
+    skipped, tracker = "the batch of step 3 was left out", "tracking.wandb failed: Invalid project name"
+    world.end_pod(TRAIN, 0, a_summary("Train", tracking_error=tracker, skipped_batch=skipped))
     status = world.settle()
     assert condition(status, "Complete") == ("True", "Complete")
-    assert status["trackingError"] == said
-    assert status["message"] == f"Adapter stored at s3://models/team/bot/u/adapter; {said}"
+    assert (status["skippedBatch"], status["trackingError"]) == (skipped, tracker)
+    assert status["message"] == f"Adapter stored at s3://models/team/bot/u/adapter; {skipped}; {tracker}"
 
 
 def test_a_pod_seen_later_than_its_jobs_end_is_not_lost() -> None:

@@ -36,6 +36,14 @@ def test_moments_in_8_bits_need_a_gpu(optimizer: str) -> None:
     assert finding(training={"optimizer": optimizer}, backend=GPU) is None
 
 
+def test_a_batch_of_rows_can_be_left_out_in_one_process() -> None:
+    skips = {"onNonFiniteLoss": "SkipBatch"}
+    assert finding(training=skips, backend=GPU) is None
+    assert "learns from answers it samples: use Fail" in str(finding(training=skips, method={"grpo": {}}))
+    assert "for one process: use Fail" in str(finding(training=skips, backend={"kubernetes": {"nodes": 2}}))
+    assert finding(training={"onNonFiniteLoss": "Fail"}, backend={"kubernetes": {"nodes": 2}}) is None
+
+
 @pytest.mark.parametrize("method", ["kto", "ppo", "grpo"])
 def test_methods_whose_batches_cannot_be_shared_take_one_process(method: str) -> None:
     several = {"kubernetes": {"nodes": 2}}

@@ -23,6 +23,7 @@ def test_a_long_diagnosis_is_left_to_evaluation_json() -> None:
         gate_passed=False,
         trained_tokens=10**9,
         steps=10**5,
+        skipped_batch="w" * 1500,
         tracking_error="z" * 700,
     )
     message = termination_message(Summary(stage="Train", trained=trained))

@@ -54,14 +54,12 @@ class Watched:
         if self.is_stop_wanted():
             raise Stopped
         loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
-        self.guard.saw(loss)
+        self.guard.saw(self, loss)
         return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Asked for just before the optimiser's step."""
-        norm = super()._get_grad_norm(model, grad_norm)  # type: ignore[misc]
-        self.guard.check(self, norm)
-        return norm
+        return self.guard.checked(self, super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Of all processes into the first one's checkpoint."""

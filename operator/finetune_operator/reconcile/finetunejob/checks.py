@@ -3,7 +3,15 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from finetune_api.matrix import METHODS, SAMPLING_METHODS, MethodName, course_refusal, foreign_metrics, refusal
+from finetune_api.matrix import (
+    METHODS,
+    SAMPLING_METHODS,
+    MethodName,
+    course_refusal,
+    foreign_metrics,
+    refusal,
+    skip_refusal,
+)
 from finetune_api.reasons import Reason
 from finetune_api.servable import SCORERS, servable
 from finetune_api.v1alpha1.adapter import AdapterType
@@ -107,6 +115,10 @@ def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     if foreign:
         return unsupported(f"training.{foreign[0]} is for method sft, not {method}: leave it out.")
     kubernetes = spec.backend.kubernetes if spec.backend else None
+    if training.on_non_finite_loss == "SkipBatch":
+        sentence = skip_refusal(method, kubernetes.processes if kubernetes else 1)
+        if sentence is not None:
+            return unsupported(sentence)
     if training.optimizer in EIGHT_BITS and not (kubernetes and kubernetes.gpus):
         return unsupported(
             f"training.optimizer {training.optimizer} needs a GPU: set backend.kubernetes.gpus, or use AdamW or Adafactor."

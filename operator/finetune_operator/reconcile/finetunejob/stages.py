@@ -11,6 +11,8 @@ from finetune_operator.reconcile.finetunejob.start import frozen_config
 
 DRY_RUN = "DryRun"
 """Reason of a Complete job that sent nothing."""
+BESIDES = ("skipped_batch", "tracking_error")
+"""Sentences of a training that went well all the same; in the status, and at the end of that of Complete."""
 
 
 def prepared(draft: Draft) -> bool:
@@ -120,8 +122,7 @@ def _take_trained(draft: Draft, result: Trained) -> None:
             draft.update(checkpoints=last.report.checkpoints)
     if result.validation is not None:
         draft.update(validation=result.validation)
-    if result.tracking_error is not None:
-        draft.update(tracking_error=result.tracking_error)
+    draft.update(**{name: said for name in BESIDES if (said := getattr(result, name)) is not None})
     if result.peak_memory is not None and draft.status.plan is not None:
         draft.update(plan=draft.status.plan.model_copy(update={"measured": result.peak_memory}))
     if result.loss is not None:
@@ -150,8 +151,8 @@ def concluded(draft: Draft) -> bool:
     artifact = draft.status.artifact
     assert artifact is not None
     if draft.holds(Stage.GATE_PASSED):
-        said = draft.status.tracking_error
-        draft.succeed(f"{artifact.kind} stored at {artifact.uri}" + (f"; {said}" if said else ""))
+        said = [f"; {sentence}" for name in BESIDES if (sentence := getattr(draft.status, name))]
+        draft.succeed(f"{artifact.kind} stored at {artifact.uri}" + "".join(said))
     else:
         draft.fail(
             Reason.GATE_FAILED, f"The gate did not hold; the artifact is kept and marked. {_gate_message(draft)}"
