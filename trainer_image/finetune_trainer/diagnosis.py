@@ -47,6 +47,8 @@ class Evidence:
     tuned_loss: float | None = None
     forgotten: Sequence[Loss] = ()
     """On rows of other tasks."""
+    validation: Sequence[tuple[int, float]] = ()
+    """(step, validation loss), where the last step is published and not the best."""
 
     @property
     def begun(self) -> float:
@@ -100,8 +102,24 @@ def unstable(seen: Evidence) -> Diagnosis | None:
     )
 
 
+def past_its_best(seen: Evidence) -> Diagnosis | None:
+    """The validation loss rose again before the published step."""
+    if not seen.validation:
+        return None
+    (step, lowest), (_, last) = min(seen.validation, key=lambda point: point[1]), seen.validation[-1]
+    if last < RISEN * lowest or last - lowest < SMALLEST_GAP:
+        return None
+    return Diagnosis(
+        kind="Overfitting",
+        message=f"The validation loss was lowest at step {step}, {lowest:.3g}, and is {last:.3g} at the last one, which is published. Set "
+        "training.publishBest or training.earlyStopping, or use fewer training.epochs.",
+    )
+
+
 def overfitted(seen: Evidence) -> Diagnosis | None:
     """Better on the training rows, and not on others."""
+    if past := past_its_best(seen):
+        return past
     if not seen.comparable or seen.tuned_loss is None or len(seen.losses) < 2:
         return None
     fell = seen.ended < FLAT * seen.begun

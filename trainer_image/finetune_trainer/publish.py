@@ -163,6 +163,9 @@ def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         base_loss=base.get("Loss"),
         tuned_loss=summary.tuned.get("Loss") if summary else None,
         forgotten=forgotten(outcome.evaluation, inputs.resolved.suites),
+        validation=[]
+        if training.publish_best
+        else [(line["step"], line["validationLoss"]) for line in metrics if "validationLoss" in line],
     )
 
 

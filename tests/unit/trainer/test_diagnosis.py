@@ -27,6 +27,12 @@ GOOD = Evidence(
         pytest.param(GOOD, [], id="a training that went well"),
         pytest.param(replace(GOOD, tuned_loss=2.5), ["Overfitting"], id="worse than the base on other rows"),
         pytest.param(replace(GOOD, tuned_loss=1.2), ["Overfitting"], id="far from the training loss on other rows"),
+        pytest.param(
+            replace(GOOD, validation=[(10, 1.0), (20, 0.8), (30, 1.1)]),
+            ["Overfitting"],
+            id="past its best validation loss",
+        ),
+        pytest.param(replace(GOOD, validation=[(10, 1.0), (20, 0.8), (30, 0.9)]), [], id="hardly past it"),
         pytest.param(replace(GOOD, tuned_loss=1.2, comparable=False), [], id="dpo's loss is of another kind"),
         pytest.param(
             replace(GOOD, losses=[(s, 2.0) for s in range(30)], tuned_loss=2.2),
