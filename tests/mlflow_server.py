@@ -28,8 +28,7 @@ USER, PASSWORD = "team", "secret of the team"
 def serve(folder: Path) -> Iterator[str]:
     """Its address."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
-    if str(MLFLOW) not in sys.path:
-        sys.path.append(str(MLFLOW))  # last: what the environment has is the environment's
+    sys.path.append(str(MLFLOW))  # last: what the environment has is the environment's
     from mlflow.server import app
     from mlflow.server.handlers import initialize_backend_stores
     from werkzeug.serving import make_server
@@ -43,6 +42,7 @@ def serve(folder: Path) -> Iterator[str]:
     server.shutdown()
     thread.join()
     server.server_close()
+    sys.path.remove(str(MLFLOW))  # else libraries find things there that the environment does not have
 
 
 def _guarded(app: Any) -> Any:

@@ -16,7 +16,8 @@ from finetune_api.v1alpha1.tracking import MlflowTracking
 from finetune_trainer.mlflow_run import Ended, send
 from prepared_jobs import spec_of, training
 
-pytestmark = mlflow_server.NEEDED
+# The server's warnings are of classes that only the process with the server's folder on its path can import.
+pytestmark = [mlflow_server.NEEDED, pytest.mark.filterwarnings("ignore")]
 DIGEST = "sha256:" + "a" * 64
 LINES = [
     {"step": 1, "loss": 2.5, "learningRate": 1e-4, "time": "2026-05-01T10:00:00Z"},
