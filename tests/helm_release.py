@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.kubectl import GROUP, CommandFailed, Kubectl, Object, find_tool
+from demo.kubectl import GROUP, CommandFailed, Kubectl, Object, find_tool, is_true, wait_until
 
 CHART = Path(__file__).parents[1] / "charts" / "finetune-operator"
 
@@ -85,3 +85,9 @@ def copied_chart(kubectl: Kubectl, folder: Path) -> Release:
 def new_release() -> str:
     """A name nobody else has; it begins the names of everything the release creates."""
     return f"t-{uuid.uuid4().hex[:8]}"
+
+
+def await_served(kubectl: Kubectl, crds: list[str]) -> None:
+    """Until the API server serves these definitions, each ``crd/name``; ``kubectl wait`` fails at one that has no conditions yet."""
+    for name in crds:
+        wait_until(f"{name} Established", lambda name=name: is_true(kubectl.find(*name.split("/")), "Established"), 30)

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from demo.kubectl import GROUP, Kubectl
-from helm_release import Release, copied_chart
+from helm_release import Release, await_served, copied_chart
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,7 +42,7 @@ def group(cluster: Kubectl) -> Iterator[str]:
         del crd["spec"]["names"]["shortNames"]  # those of an installed release would become ambiguous
     cluster.apply(*crds)
     names = [f"crd/{crd['metadata']['name']}" for crd in crds]
-    cluster("wait", "--for=condition=Established", "--timeout=30s", *names)
+    await_served(cluster, names)
     yield name
     cluster("delete", "--wait=false", *names)
 

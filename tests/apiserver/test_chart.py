@@ -6,7 +6,7 @@ A copy of the chart with an API group and role names of its own is used, so that
 import pytest
 
 from demo.kubectl import GROUP, Object, wait_until
-from helm_release import Release
+from helm_release import Release, await_served
 from manifests import job
 
 pytestmark = pytest.mark.apiserver
@@ -35,7 +35,7 @@ def test_the_api_server_takes_every_object(release: Release, everything: bool) -
 
 def test_definitions_live_with_the_release_and_outlive_it(release: Release) -> None:
     release.apply()
-    release.kubectl("wait", "--for=condition=Established", "--timeout=30s", *release.crds)
+    await_served(release.kubectl, release.crds)
     release.kubectl.apply(job(release.group))
 
     release.edit(f"templates/crds/finetunejobs.{GROUP}.yaml", "Rows to train on.", "Rows of the next version.")
