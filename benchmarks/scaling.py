@@ -54,7 +54,9 @@ def work(case: Case) -> dict[str, Any]:
     from transformers import PrinterCallback, TrainerCallback
     from trl import SFTConfig
 
+    from finetune_api.artifacts import Resolved, ResolvedTraining
     from finetune_trainer import sharding
+    from finetune_trainer.guard import Guard
     from finetune_trainer.machine import Numerics
     from finetune_trainer.methods.sft import SupervisedTrainer
     from finetune_trainer.world import world_of
@@ -91,6 +93,7 @@ def work(case: Case) -> dict[str, Any]:
     rows = dataset(load, STEPS * world.size)
     made = SupervisedTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer())
     made.world, made.is_stop_wanted = world, lambda: world.any(False)  # as in training
+    made.guard = Guard(Resolved.model_construct(method="sft", training=ResolvedTraining.model_construct()))
     for parameter in made.model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
