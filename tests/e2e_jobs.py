@@ -86,3 +86,9 @@ def failure(job: Object) -> tuple[str, str]:
     assert seen is not None, f"not failed: {job.get('status')}"
     assert seen["status"] == "True", f"not failed: {job.get('status')}"
     return seen["reason"], seen["message"]
+
+
+def train_pod(kubectl: Kubectl) -> Object | None:
+    """The running train pod."""
+    pods = kubectl.list("pods", "finetune.dev/stage=train")
+    return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from demo.kubectl import CommandFailed, Kubectl, Object, is_true, wait_until
-from e2e_jobs import data_config_map, finished, fresh_namespace, job_when, jsonl, rows, tiny_job
+from demo.kubectl import Kubectl, Object, is_true, wait_until
+from e2e_jobs import data_config_map, finished, fresh_namespace, job_when, jsonl, rows, tiny_job, train_pod
 
 pytestmark = pytest.mark.e2e
 
@@ -25,12 +25,6 @@ SYSTEM = "finetune-system"
 STORE = "finetune-operator-s3"
 # Long enough to be hit in the middle on two busy cores, with a checkpoint every few seconds.
 LONG = {"maxSteps": 600, "batchSize": 4, "maxLength": 64, "checkpointEverySteps": 25, "seed": 7}
-
-
-def train_pod(kubectl: Kubectl) -> Object | None:
-    """The running train pod."""
-    pods = kubectl.list("pods", "finetune.dev/stage=train")
-    return next((pod for pod in pods if pod["status"].get("phase") == "Running"), None)
 
 
 def adapter_files(store: Any, job: Object) -> dict[str, str]:
@@ -132,22 +126,6 @@ def is_kubelet(cmdline: Path) -> bool:
         words = cmdline.read_bytes().split(b"\0")
         return b"kubelet" in words and words[0].endswith(b"kubernetes")
     return False
-
-
-def test_out_of_memory_is_named_and_retried_with_half_the_micro_batch(namespace: Kubectl, tiny_base: str) -> None:
-    namespace.apply(data_config_map(jsonl(rows())), tiny_job(
-        tiny_base, training=LONG, backend={"kubernetes": {"resources": {"cpu": "500m", "memory": "1200Mi"}}}))  # fmt: skip
-    job_when(namespace, "tiny", "first checkpoint", lambda j: bool(j.get("status", {}).get("checkpoints")), 300)
-    pod = wait_until("train pod", lambda: train_pod(namespace), 60)
-    # The kernel kills the largest process of the pod: grow a smaller one beside the trainer until it must choose.
-    grow = "import time\nheld = []\nwhile True:\n    held.append(bytearray(1 << 22))\n    time.sleep(0.02)"
-    with contextlib.suppress(CommandFailed):  # the command ends with the container
-        namespace("exec", pod["metadata"]["name"], "--", "python", "-c", grow)
-    job = finished(namespace, "tiny", 400)
-    assert is_true(job, "Complete"), job["status"]
-    first = next(attempt for attempt in job["status"]["attempts"] if attempt["stage"] == "Train")
-    assert first["outcome"] == "OutOfMemory"
-    assert "micro-batch" in first["message"]
 
 
 def test_the_object_store_may_be_away_for_two_minutes(
