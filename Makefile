@@ -91,7 +91,7 @@ apiserver: install  ## tests on the real API server
 	$(ON_CLUSTER) $(PY) -m pytest -m apiserver -n 3 --dist loadfile tests/apiserver tests/test_chart.py tests/test_readme.py
 
 e2e: install  ## tests of the whole on the cluster
-	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and not disruptive" -n 3 --dist loadfile tests/e2e
+	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and not disruptive" -n 3 --dist loadfile --no-loadscope-reorder tests/e2e
 	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and disruptive" tests/e2e
 
 demo: venv images  ## the main job on real input; the cluster stays up

@@ -47,6 +47,8 @@ def object_when(
 
     def probe() -> Object | None:
         found = kubectl.find(kind, name)
+        if found is not None:
+            found.setdefault("status", {})  # nobody has looked at it yet
         return found if found is not None and seen(found) else None
 
     try:
