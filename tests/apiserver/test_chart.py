@@ -118,19 +118,23 @@ NEVER = [
 ]
 
 
+def await_rights(release: Release, namespace: str) -> None:
+    """Until what is needed is allowed: definitions and bindings are known to the API server a moment after they are made."""
+    for need in [*NEEDED, ("create", "tokenreviews.authentication.k8s.io")]:
+        wait_until(f"may {' '.join(need)}", lambda need=need: release.may(*need, namespace), 30)
+
+
 def test_rights_everywhere(release: Release, other: str) -> None:
     release.apply()
-    assert [need for need in NEEDED if not release.may(*need, other)] == []
+    await_rights(release, other)
     assert [right for right in NEVER if release.may(*right, other)] == []
-    assert release.may("create", "tokenreviews.authentication.k8s.io", other)
 
 
 def test_rights_in_listed_namespaces_only(release: Release, other: str) -> None:
     release.apply({"watchNamespaces": [other]})
-    assert [need for need in NEEDED if not release.may(*need, other)] == []
+    await_rights(release, other)
     assert [right for right in NEVER if release.may(*right, other)] == []
     assert [need for need in NEEDED if release.may(*need, release.kubectl.namespace)] == []
-    assert release.may("create", "tokenreviews.authentication.k8s.io", "default")
 
 
 def test_people_get_rights_with_the_usual_roles(release: Release, other: str) -> None:
@@ -138,6 +142,6 @@ def test_people_get_rights_with_the_usual_roles(release: Release, other: str) ->
     for role in ("view", "edit"):
         release.kubectl.within(other)("create", "rolebinding", role, f"--clusterrole={role}", f"--user={role}er")
     wait_until("aggregation", lambda: release.may("create", "finetunejobs.GROUP", other, "editer"), 30)
-    assert release.may("get", "adapterdeployments.GROUP", other, "viewer")
+    wait_until("aggregation", lambda: release.may("get", "adapterdeployments.GROUP", other, "viewer"), 30)
     assert not release.may("create", "finetunejobs.GROUP", other, "viewer")
     assert not release.may("patch", "finetunejobs.GROUP/status", other, "editer")
