@@ -72,7 +72,7 @@ $(MLFLOW)/complete: | venv
 
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
 	-$(MAKE) --no-print-directory -k vllm mlflow  # where one cannot be had, its tests are skipped and say so
-	$(PY) -m pytest -m contract -n 3 tests/contract  # more than cores: some wait for a store that is away
+	$(PY) -m pytest -m contract -n 3 --dist worksteal tests/contract  # more than cores: some wait for a store that is away
 
 cluster:  ## bring the local cluster up, or back into shape
 ifeq ($(CLUSTER),local)
@@ -88,7 +88,7 @@ install: venv images  ## install the chart with the quick-start object store
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
 
 apiserver: install  ## tests on the real API server
-	$(ON_CLUSTER) $(PY) -m pytest -m apiserver -n 3 --dist loadfile tests/apiserver tests/test_chart.py tests/test_readme.py
+	$(ON_CLUSTER) $(PY) -m pytest -m apiserver -n 3 --dist loadfile --no-loadscope-reorder tests/apiserver tests/test_chart.py tests/test_readme.py
 
 e2e: install  ## tests of the whole on the cluster
 	$(ON_CLUSTER) $(PY) -m pytest -m "e2e and not disruptive" -n 3 --dist loadfile --no-loadscope-reorder tests/e2e
