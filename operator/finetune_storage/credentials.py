@@ -1,4 +1,4 @@
-"""Credentials from a Secret mounted as files. Values are never logged, raised or put into the environment."""
+"""Credentials from a Secret mounted as files. Values are never logged, raised or put into this process's environment."""
 
 import time
 from pathlib import Path

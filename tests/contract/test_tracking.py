@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import wandb_server
 from finetune_api.artifacts import RESOLVED, Manifest, Resolved
 from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_stage.record import published
 from finetune_storage import Store, document, fetch_folder
+from finetune_trainer import wandb_run
 from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, training
 
 
@@ -40,9 +42,50 @@ def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_p
     fetch_folder(store, "", tmp_path / "published", None, lambda path: path.startswith("tracking/"))
     folder = tmp_path / "published" / "tracking"
     assert tensorboard_losses(folder / "tensorboard") == losses
-    run, history = wandb_run(folder / "wandb")
+    run, history = stored_run(folder / "wandb")
     assert (run.run_id, run.project, run.entity, run.display_name) == (UID, "colours", "team", "team-a/tiny")
     assert history == losses
+
+
+def test_a_run_is_sent_with_the_key_of_its_secret(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = prepare_job(bucket, secret.parent, {"train": colour_rows(16)}, settings=training(steps=4))
+    store, key = job_store(config, secret.parent), secret.parent / "wandb" / "WANDB_API_KEY"
+    key.parent.mkdir()
+
+    def published_again(uri: str, work: str) -> str | None:
+        store.delete(["manifest.json"])
+        stated = {"project": "colours", "entity": "team", "uri": uri, "secretRef": {"name": "wandb"}}
+        name_trackers(store, {"wandb": stated})
+        trained = train_here(config, secret.parent, tmp_path / work)
+        assert store.list("tracking/wandb/"), "the files are there, sent or not"
+        return trained.tracking_error
+
+    with wandb_server.serve() as received:
+        said = published_again(received.uri, "no-key")
+        assert said is not None
+        assert "tracking.wandb failed: Secret 'wandb' has no key WANDB_API_KEY" in said
+        key.write_text("f" * 40)
+        said = published_again(received.uri, "wrong-key")
+        assert said is not None
+        assert said.startswith("tracking.wandb failed: wandb sync: ")
+        assert said.endswith("look at the key, the entity and the uri")
+        assert not received.runs
+        key.write_text(wandb_server.API_KEY)
+        assert published_again(received.uri, "sent") is None
+    run = received.runs[0]
+    assert [run[name] for name in ("name", "project", "entity", "displayName")] == [
+        UID,
+        "colours",
+        "team",
+        "team-a/tiny",
+    ]
+    lines = [json.loads(line) for line in store.get("metrics.jsonl").splitlines()]
+    losses = {line["step"]: pytest.approx(line["loss"], rel=1e-6) for line in lines}
+    assert {line["_step"]: line["loss"] for line in received.history} == losses
+    monkeypatch.setattr(wandb_run, "LONGEST_SECONDS", 5)
+    assert published_again(received.uri, "away") == "tracking.wandb failed: the server did not take the run within 5 s"
 
 
 def name_trackers(store: Store, trackers: dict[str, Any]) -> None:
@@ -62,7 +105,7 @@ def tensorboard_losses(folder: Path) -> dict[int, float]:
     return {event.step: event.value for event in events.Scalars("loss")}
 
 
-def wandb_run(folder: Path) -> tuple[Any, dict[int, float]]:
+def stored_run(folder: Path) -> tuple[Any, dict[int, float]]:
     """The run and its losses by step, as ``wandb sync`` would send them."""
     from wandb.proto.wandb_internal_pb2 import Record
 

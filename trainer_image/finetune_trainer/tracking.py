@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from finetune_api.artifacts import TRACKING, FileEntry, Resolved
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.tracking import MlflowTracking, WandbTracking
+from finetune_trainer import wandb_run
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.mlflow_run import Ended, send
+from finetune_trainer.wandb_run import figures
 
 Lines = list[dict[str, Any]]
 """Of metrics.jsonl."""
@@ -44,7 +46,7 @@ def track(inputs: Inputs, ended: Ended) -> Tracked:
     if stated.tensorboard is not None:
         _tensorboard(lines, folder / "tensorboard")
     if stated.wandb is not None:
-        errors += _wandb(stated.wandb, resolved, lines, folder)
+        errors += _wandb(stated.wandb, resolved, lines, folder, inputs.places.secrets_dir)
     if stated.mlflow is not None:
         errors += _mlflow(stated.mlflow, ended, inputs.places.secrets_dir)
     inputs.store.delete(inputs.store.list(f"{TRACKING}/"))
@@ -64,33 +66,20 @@ def _tensorboard(lines: Lines, folder: Path) -> None:
 
     with SummaryWriter(str(folder)) as writer:
         for line in lines:
-            for name, value in _figures(line).items():
+            for name, value in figures(line).items():
                 writer.add_scalar(name, value, line["step"])
 
 
-def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path) -> list[str]:
-    """Write the run, or say why there is none."""
+def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path, secrets_dir: Path) -> list[str]:
+    """Write the run, and send it where there is a key; or say what went wrong."""
     import wandb
 
     try:
-        run = wandb.init(
-            mode="offline",
-            dir=str(folder),
-            project=stated.project,
-            entity=stated.entity,
-            id=resolved.uid,
-            name=f"{resolved.namespace}/{resolved.name}",
-            config={
-                "method": resolved.method,
-                "adapter": resolved.adapter.wire(),
-                "training": resolved.training.wire(),
-            },
-            settings=_nothing_else(),
-        )
-        for line in lines:
-            run.log(_figures(line), step=line["step"])
-        run.finish()
-    except (wandb.Error, OSError, ValueError) as error:  # ValueError: settings from the environment (pydantic's)
+        wandb_run.write(stated, resolved, lines, folder)
+        if stated.secret_ref is not None:
+            wandb_run.send(stated, folder, secrets_dir)
+    # ValueError: settings of the environment (pydantic's)
+    except (wandb.Error, wandb_run.NotSent, Failure, OSError, ValueError) as error:
         return _failed("wandb", error)
     return []
 
@@ -104,23 +93,3 @@ def _mlflow(stated: MlflowTracking, ended: Ended, secrets_dir: Path) -> list[str
     except (MlflowException, Failure, OSError) as error:
         return _failed("mlflow", error)
     return []
-
-
-def _nothing_else() -> Any:
-    """Figures and settings only: nothing of this machine, its packages, or what is printed."""
-    import wandb
-
-    return wandb.Settings(
-        console="off",
-        silent=True,
-        disable_git=True,
-        save_code=False,
-        x_disable_stats=True,
-        x_disable_meta=True,
-        x_disable_machine_info=True,
-        x_save_requirements=False,
-    )
-
-
-def _figures(line: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in line.items() if name != "step" and not isinstance(value, str)}

@@ -5,20 +5,28 @@ from pydantic import ConfigDict
 from finetune_api.model import ApiModel, ShortText, Uri, cel
 from finetune_api.v1alpha1.references import SecretRef
 
+ADDRESS = "self.uri.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')"
+"""Without credentials; as CEL."""
+
 
 class TensorboardTracking(ApiModel):
     """Event files in tracking/tensorboard/ of the job's folder, for ``tensorboard --logdir``."""
 
 
 class WandbTracking(ApiModel):
-    """An offline run in tracking/wandb/ of the job's folder, for ``wandb sync``; its id is the job's uid. Nothing is sent."""
+    """A run in tracking/wandb/ of the job's folder, for ``wandb sync``; its id is the job's uid. With secretRef it is sent as well."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
                 r"self.project.size() <= 128 && !self.project.matches('[/\\\\#?%:]')",
                 r"a project of Weights & Biases has at most 128 characters, and none of / \ # ? % :",
-            )
+            ),
+            (
+                "!has(self.uri) || has(self.secretRef)",
+                "uri is where the run is sent with the key of secretRef: set secretRef, or leave uri out",
+            ),
+            (f"!has(self.uri) || {ADDRESS}", "uri is the http:// or https:// address of a server of Weights & Biases"),
         )
     )
 
@@ -26,6 +34,10 @@ class WandbTracking(ApiModel):
     """Project of the run."""
     entity: ShortText | None = None
     """User or team; left out, that of whoever syncs."""
+    uri: Uri | None = None
+    """Address of a server of one's own; left out, https://api.wandb.ai."""
+    secret_ref: SecretRef | None = None
+    """Secret with the key WANDB_API_KEY; left out, nothing is sent."""
 
 
 class MlflowTracking(ApiModel):
@@ -35,7 +47,7 @@ class MlflowTracking(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             (
-                "self.uri.matches('^https?://[^/?#@ ]+(/[^?# ]*)?$')",
+                ADDRESS,
                 "uri is the http:// or https:// address of a tracking server, without credentials; those are in secretRef",
             )
         )
@@ -67,6 +79,6 @@ class TrackingSpec(ApiModel):
     tensorboard: TensorboardTracking | None = None
     """TensorBoard."""
     wandb: WandbTracking | None = None
-    """Weights & Biases, offline."""
+    """Weights & Biases, offline or sent."""
     mlflow: MlflowTracking | None = None
     """A tracking server of MLflow."""

@@ -206,8 +206,8 @@ def secret_names(config: JobConfig, stage: Stage) -> set[str]:
         refs.append(config.reward_model.secret_ref if config.reward_model else None)
         initial = spec.adapter.initial if spec.adapter else None
         refs.append(initial.secret_ref if initial else None)
-    if stage == "Train" and spec.tracking is not None and spec.tracking.mlflow is not None:
-        refs.append(spec.tracking.mlflow.secret_ref)
+    if stage == "Train" and spec.tracking is not None:
+        refs += [tracker.secret_ref for tracker in (spec.tracking.mlflow, spec.tracking.wandb) if tracker is not None]
     if stage == "Prepare":
         refs += [source.secret_ref for _, source in _named_sources(spec)]
         refs += [suite.secret_ref for suite in (spec.dataset.quality.suites if spec.dataset.quality else None) or ()]

@@ -79,12 +79,13 @@ def test_a_stage_gets_what_it_needs_and_no_more(attempt: Attempt, secrets: set[s
     assert "command" not in pod["containers"][0]
 
 
-def test_the_secret_of_a_tracking_server_is_mounted_for_train_only() -> None:
+def test_the_secrets_of_tracking_servers_are_mounted_for_train_only() -> None:
     mlflow = {"uri": "https://mlflow.team", "experiment": "bots", "secretRef": {"name": "mlflow"}}
+    wandb = {"project": "bots", "secretRef": {"name": "wandb"}}
     for attempt in ALL:
-        volumes = pod_of(attempt, tracking={"mlflow": mlflow})["volumes"]
+        volumes = pod_of(attempt, tracking={"mlflow": mlflow, "wandb": wandb})["volumes"]
         mounted = {volume["secret"]["secretName"] for volume in volumes if "secret" in volume}
-        assert ("mlflow" in mounted) == (attempt.stage == "Train")
+        assert (mounted & {"mlflow", "wandb"}) == ({"mlflow", "wandb"} if attempt.stage == "Train" else set())
 
 
 def test_sources_of_the_namespace_are_mounted_for_prepare_only() -> None:
