@@ -13,6 +13,7 @@ from finetune_api.pods import Prepared, Report, Summary, Trained
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
+    Choice,
     DatasetStatus,
     EvaluationStatus,
     GateResult,
@@ -58,14 +59,20 @@ def a_job(name: str = "bot", status: Manifest | None = None, **spec: Any) -> Man
     return body
 
 
-def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **besides: str) -> str:
+CHOICES = [
+    Choice(field="training.learningRate", value="0.0002", reason="usual"),
+    Choice(field="training.epochs", value="3", reason="usual"),
+]
+
+
+def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **besides: object) -> str:
     """The termination message of a stage that went well."""
     if stage == "Prepare":
         dataset = DatasetStatus(
             format="Messages", splits=[SplitStatistics(name="train", rows=90)], resolved_digest=DIGEST
         )
         return _json(
-            Summary(stage="Prepare", prepared=Prepared(dataset=dataset, plan=PlanStatus(choices=[], steps=30)))
+            Summary(stage="Prepare", prepared=Prepared(dataset=dataset, plan=PlanStatus(choices=CHOICES, steps=30)))
         )
     gate = [GateResult(metric="Accuracy", passed=gate_passed, message="Accuracy 0.8 against 0.5.")]
     evaluation = EvaluationStatus(split="test", rows=10, tuned={"Accuracy": 0.8}, gate=gate)

@@ -6,6 +6,7 @@
       checkpoints/step-000123/…, manifest.json                                      manifest last: without it, it does not exist
       adapter/ or model/…, manifest.json                                            what is served
       endpoint/endpoint.json, manifest.json                                         instead, of a model that lives at a provider
+      learning-rate.json                                                            where one was searched for
       metrics.jsonl  evaluation.json  report.html  tracking/…
       manifest.json                                                                 everything above; written last of all
 
@@ -52,6 +53,7 @@ DATA_REPORT = "data/report.json"
 """finetune_api.data_report.DataReport."""
 DATA_PREVIEW = "data/preview.txt"
 """The first rows token by token, with what is learned marked; for a person to read."""
+RATE_SEARCH = "learning-rate.json"
 METRICS = "metrics.jsonl"
 EVALUATION = "evaluation.json"
 REPORT = "report.html"
@@ -126,8 +128,33 @@ class JobRecord(ApiModel):
     """Where training left one out."""
     tracking_error: Message | None = None
     """Which tracker failed, and why."""
+    learning_rate: Choice | None = None
+    """Where one was searched for."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
+
+
+class ResolvedSearch(ApiModel):
+    """A search for the learning rate with nothing left out."""
+
+    steps: int
+    lowest: float
+    highest: float
+
+
+class RateSearch(ApiModel):
+    """learning-rate.json: what a search came to."""
+
+    learning_rate: float
+    reason: Annotated[str, Field(max_length=512)]
+    rates: list[float]
+    """Of the steps that were taken."""
+    losses: list[float]
+    """Of their batches, smoothed."""
+
+    def choice(self) -> Choice:
+        """As the plan shows it."""
+        return Choice(field="training.learningRate", value=f"{self.learning_rate:g}", reason=self.reason)
 
 
 class ResolvedTraining(ApiModel):
@@ -138,6 +165,8 @@ class ResolvedTraining(ApiModel):
     steps: int
     """Optimiser steps in all, however they were asked for."""
     learning_rate: float
+    """Peak; where one is searched for, the usual one, which the train stage replaces."""
+    learning_rate_search: ResolvedSearch | None = None
     batch_size: int
     micro_batch_size: int
     max_length: int

@@ -113,6 +113,21 @@ def course_refusal(method: MethodName, processes: int, field: str) -> str | None
     return None
 
 
+def search_refusal(method: MethodName, processes: int) -> str | None:
+    """Why training.learningRateSearch cannot be used, as a sentence; None where it can."""
+    if method in SAMPLING_METHODS:
+        return (
+            f"training.learningRateSearch goes by the training loss, which method {method} does not lower: "
+            "leave it out, or state training.learningRate."
+        )
+    if processes > 1:
+        return (
+            "training.learningRateSearch is supported for one process: leave it out, or set backend.kubernetes gpus and "
+            "nodes to at most 1."
+        )
+    return None
+
+
 def skip_refusal(method: MethodName, processes: int) -> str | None:
     """Why training.onNonFiniteLoss cannot be SkipBatch, as a sentence; None where it can."""
     if method in SAMPLING_METHODS:

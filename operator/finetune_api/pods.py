@@ -14,6 +14,7 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import (
     ArtifactStatus,
     Checkpoint,
+    Choice,
     DatasetStatus,
     EvaluationStatus,
     JobError,
@@ -136,6 +137,8 @@ class Trained(ApiModel):
     """Where training left one out."""
     tracking_error: Message | None = None
     """Which tracker failed, and why."""
+    learning_rate: Choice | None = None
+    """Where one was searched for."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's last word."""
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from finetune_api.artifacts import MANIFEST, FileEntry, JobRecord, Manifest, Resolved, ResolvedDelegation
 from finetune_api.model import Digest
 from finetune_api.pods import Trained
-from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, MemoryMeasured, ValidationStatus
+from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Choice, MemoryMeasured, ValidationStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, document
@@ -33,6 +33,8 @@ class Course(NamedTuple):
     """Where one was left out."""
     tracking_error: str | None = None
     """Which tracker failed, and why."""
+    learning_rate: Choice | None = None
+    """Where one was searched for."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def record_of(resolved: Resolved | ResolvedDelegation, resolved_digest: Digest, 
         validation=course.validation,
         skipped_batch=course.skipped_batch,
         tracking_error=course.tracking_error,
+        learning_rate=course.learning_rate,
         provider=course.provider,
     )
 
@@ -98,6 +101,7 @@ def published(store: Store) -> Trained | None:
         validation=job.validation,
         skipped_batch=job.skipped_batch,
         tracking_error=job.tracking_error,
+        learning_rate=job.learning_rate,
         provider=job.provider,
     )
 

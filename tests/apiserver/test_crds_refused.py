@@ -35,6 +35,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"tracking": {"wandb": {"project": "a/b"}}},
         "a project of Weights & Biases has at most 128 characters, and none of",
     ),
+    "a place to send to without a key": (
+        {"tracking": {"wandb": {"project": "a", "uri": "https://wandb.team"}}},
+        "set secretRef, or leave uri out",
+    ),
+    "a place to send to without http": (
+        {"tracking": {"wandb": {"project": "a", "uri": "wandb.team", "secretRef": {"name": "wandb"}}}},
+        "uri is the http:// or https:// address of a server of Weights & Biases",
+    ),
     "a tracking server without http": (
         {"tracking": {"mlflow": {"uri": "mlflow.team:5000", "experiment": "a"}}},
         "uri is the http:// or https:// address of a tracking server, without credentials",
@@ -179,6 +187,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "Full with rank": ({"adapter": {"type": "Full", "rank": 8}}, "leave out what the type does not have"),
     "rank out of range": ({"adapter": {"type": "LoRA", "rank": 1024}}, "spec.adapter.rank"),
     "epochs and steps": ({"training": {"epochs": 1, "maxSteps": 1}}, "set at most one of: epochs, maxSteps"),
+    "a rate and a search for one": (
+        {"training": {"learningRate": 1e-4, "learningRateSearch": {}}},
+        "set at most one of: learningRate, learningRateSearch",
+    ),
+    "a search that falls": (
+        {"training": {"learningRateSearch": {"lowest": 1e-2, "highest": 1e-3}}},
+        "lowest must be below highest",
+    ),
+    "a search of a few steps": ({"training": {"learningRateSearch": {"steps": 3}}}, "learningRateSearch.steps"),
     "micro-batch alone": ({"training": {"microBatchSize": 4}}, "be a multiple of microBatchSize"),
     "a decay of another schedule": (
         {"training": {"scheduler": "Cosine", "decayRatio": 0.1}},

@@ -306,14 +306,15 @@ def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret
     from finetune_trainer.adapter import add_adapter
     from finetune_trainer.inputs import read_inputs
     from finetune_trainer.machine import Numerics
-    from finetune_trainer.model import load_base
+    from finetune_trainer.model import fetch_base, load_base
     from finetune_trainer.world import World
 
     base = write_tiny_llama(tmp_path / "base", hidden_size=128)
     config = prepare_job(bucket, secret.parent, ROWS, adapter=QLORA, base=base)
     places = Places(secrets_dir=secret.parent, work_dir=tmp_path / "work")
     inputs = read_inputs(open_output(config, places), places)
-    model = add_adapter(load_base(inputs, Numerics("cpu", bf16=True), World()).model, QLORA, seed=1)
+    numerics = Numerics("cpu", bf16=True)
+    model = add_adapter(load_base(inputs, fetch_base(inputs, World()), numerics).model, QLORA, seed=1)
     ids = torch.arange(4, 68).view(1, -1)
 
     def gradients() -> torch.Tensor:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from finetune_api.artifacts import RESOLVED, Resolved
+from finetune_api.artifacts import RESOLVED, RateSearch, Resolved
 from finetune_api.model import Digest
 from finetune_api.reasons import Failure, Reason
 from finetune_stage.outcome import Places
@@ -24,6 +24,8 @@ class Inputs:
     store: Store
     """The job's folder."""
     places: Places
+    search: RateSearch | None = None
+    """What the search for the learning rate came to, where there was one; resolved has its rate."""
 
     @property
     def work(self) -> Path:

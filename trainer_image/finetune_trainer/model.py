@@ -42,24 +42,34 @@ class Base(NamedTuple):
     new_rows: tuple[int, ...] = ()
     """Of the vocabulary, for the tokens the job adds; they learn too."""
 
+    @property
+    def writes(self) -> bool:
+        """Whether it answers; a head scores texts, and answers nothing."""
+        return bool(self.model.can_generate())
 
-def load_base(inputs: Inputs, numerics: Numerics, world: World) -> Base:
-    """The base model: fetched, or made from random weights."""
+
+def fetch_base(inputs: Inputs, world: World) -> Path:
+    """Where the base model's files are; empty for one that is made from random weights."""
+    ref, places = inputs.resolved.base_model, inputs.places
+    folder = world.shared(inputs.work) / "base"
+    if world.leads_its_node and inputs.resolved.from_config is None:
+        fetch_model(ref, folder, places.secret(ref.secret_ref), secret_wait=places.secret_wait)
+    world.wait()
+    return folder
+
+
+def load_base(inputs: Inputs, folder: Path, numerics: Numerics) -> Base:
+    """The base model of :func:`fetch_base`, or one of random weights; the same one every time."""
     disable_progress_bar()
     resolved = inputs.resolved
     if resolved.from_config is not None:
         tokenizer = load_tokenizer(inputs.work / TOKENIZER, inputs.store.uri(TOKENIZER))
         model = _from_config(resolved.from_config, tokenizer, resolved.training.seed)
         return Base(model.to(numerics.device), tokenizer, torch.float32)
-    ref = resolved.base_model
-    places = inputs.places
-    folder = world.shared(inputs.work) / "base"
-    if world.leads_its_node:
-        fetch_model(ref, folder, places.secret(ref.secret_ref), secret_wait=places.secret_wait)
-    world.wait()
-    tokenizer = load_tokenizer(folder, str(ref.uri))
+    uri = str(resolved.base_model.uri)
+    tokenizer = load_tokenizer(folder, uri)
     added = new_tokens.add(tokenizer, resolved.adapter.new_tokens)
-    with naming(str(ref.uri)):
+    with naming(uri):
         stored = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
         head = head_of(resolved)
         torch.manual_seed(resolved.training.seed)  # a new head is random, in every attempt alike

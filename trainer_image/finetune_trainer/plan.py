@@ -3,7 +3,7 @@
     method               sft
     adapter              LoRA; cpt: Full; its settings and the learning rate: :mod:`finetune_trainer.plan_adapter`
     epochs               by method: :mod:`finetune_trainer.usual`
-    learningRate         by method; random weights: 1e-3
+    learningRate         by method; random weights: 1e-3; :mod:`finetune_trainer.plan_search` where one is searched for
     batchSize            16, or all sequences where there are fewer
     maxLength            99 % of the training rows fit, rounded up to 64; cpt: 2048; never more than the base's positions
     microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass that fits the stated GPU
@@ -37,6 +37,7 @@ from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
 from finetune_trainer.plan_course import course
 from finetune_trainer.plan_evaluation import resolved_evaluation
+from finetune_trainer.plan_search import resolved_search
 from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
@@ -178,6 +179,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
     stated = seen.spec.training or TrainingSpec()
     extent = _extent(seen, choices)
     rate, why = learning_rate(USUAL[seen.method], adapter.type, random=seen.base.random)
+    search = resolved_search(stated.learning_rate_search, rate, choices)
     chosen, forecast = size(seen, adapter, extent)
     tenth = ceil(extent.steps / CHECKPOINTS)
 
@@ -191,7 +193,10 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         epochs=extent.epochs,
         steps=extent.steps,
         max_steps=stated.max_steps,
-        learning_rate=take("learningRate", stated.learning_rate, rate, why),
+        learning_rate=take(
+            "learningRate", stated.learning_rate, rate, f"{why}; the search replaces it" if search else why
+        ),
+        learning_rate_search=search,
         micro_batch_size=take("microBatchSize", stated.micro_batch_size, chosen.micro_batch, chosen.why_rows),
         **_optimisation(stated, take, full=adapter.type == "Full"),
         gradient_checkpointing=take(

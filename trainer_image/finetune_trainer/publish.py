@@ -14,6 +14,7 @@ from finetune_api.artifacts import (
     MANIFEST,
     METRICS,
     MODEL,
+    RATE_SEARCH,
     REPORT,
     RESOLVED,
     Manifest,
@@ -106,6 +107,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     )
     files = [entry(store, RESOLVED), *folder_entries(store, DATA), *folder_entries(store, key)]
     files.append(store.upload(inputs.work / METRICS, METRICS))
+    files += [entry(store, RATE_SEARCH)] if inputs.search else []
     if outcome.evaluation is not None:
         store.put(EVALUATION, document(outcome.evaluation))
         files.append(entry(store, EVALUATION))
@@ -113,9 +115,8 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
     files += tracked.files
     store.put(REPORT, page(_contents(inputs, outcome, metrics)).encode())
     files.append(entry(store, REPORT))
-    return write_manifest(
-        store, files, record_of(resolved, inputs.resolved_digest, _made(outcome, tracked, artifact, image))
-    )
+    made = _made(outcome, tracked, artifact, image, inputs)
+    return write_manifest(store, files, record_of(resolved, inputs.resolved_digest, made))
 
 
 def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -> Contents:
@@ -132,10 +133,11 @@ def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         data=DataReport.model_validate_json(report.read_bytes()) if report.exists() else None,
         peak=outcome.course.peak_memory,
         validation=outcome.course.validation,
+        search=inputs.search,
     )
 
 
-def _made(outcome: Outcome, tracked: Tracked, artifact: ArtifactStatus, image: str) -> Made:
+def _made(outcome: Outcome, tracked: Tracked, artifact: ArtifactStatus, image: str, inputs: Inputs) -> Made:
     done = outcome.course
     course = record.Course(
         done.tokens,
@@ -145,6 +147,7 @@ def _made(outcome: Outcome, tracked: Tracked, artifact: ArtifactStatus, image: s
         validation=done.validation,
         skipped_batch=done.skipped_batch,
         tracking_error=tracked.error,
+        learning_rate=inputs.search.choice() if inputs.search else None,
     )
     return Made(artifact, outcome.evaluation, course, image, versions_of(LIBRARIES))
 

@@ -3,8 +3,10 @@
 Reads only what the prepare stage wrote. An attempt may end at any point; the next one goes on from what is stored.
 """
 
+import gc
 import os
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_api.pods import JobConfig, Trained
@@ -48,25 +50,25 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, encode, methods, model, reward_model, rewards, sharding, suites, train
+    from finetune_trainer import compare, methods, model, reward_model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
-    resolved, training = inputs.resolved, inputs.resolved.training
     disable_progress_bars()
-    method = methods.load(resolved.method)
-    numerics, world = choose_numerics(training.precision, _gpus(config)), world_of()
+    method = methods.load(inputs.resolved.method)
+    numerics, world = choose_numerics(inputs.resolved.training.precision, _gpus(config)), world_of()
     world.join(numerics.device)
-    base = model.load_base(inputs, numerics, world)
-    encoder = encode.encoder(base.tokenizer, resolved.format, training.assistant_only_loss, resolved.adapter.new_tokens)
-    dataset = method.dataset(encoder, rows := [row.fields for row in inputs.splits["train"]], resolved)
-    writes = base.model.can_generate()  # a head scores texts, and answers nothing
-    stops = encode.stop_tokens(encoder, rows[0], base.model.generation_config.eos_token_id) if writes else []
+    folder = model.fetch_base(inputs, world)
+    if inputs.resolved.training.learning_rate_search is not None:
+        inputs = _with_found_rate(inputs, folder, numerics, divisor)
+    resolved, training = inputs.resolved, inputs.resolved.training
+    base = model.load_base(inputs, folder, numerics)
     judge = rewards.judge(resolved.method_settings, reward_model.scorer(inputs, numerics.device))
+    encoder, dataset, stops = _material(inputs, base)
     exam = compare.make_exam(inputs, encoder, stops, judge) if world.is_first else None
-    asked = suites.exams(inputs, base) if writes and world.is_first else {}
+    asked = suites.exams(inputs, base) if base.writes and world.is_first else {}
     before = _before(base.model, exam, asked, inputs, numerics, method.score)
     world.wait()  # for the first one's evaluation of the base
-    tuned = sharding.spread(_learner(base, inputs, writes, world), resolved.adapter.type, numerics, world)
+    tuned = sharding.spread(_learner(base, inputs, world), resolved.adapter.type, numerics, world)
     with Reporter(destination(os.environ) if world.is_first else None) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
@@ -85,20 +87,51 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         return trained
 
 
+def _with_found_rate(inputs: Inputs, folder: Path, numerics: Numerics, divisor: int) -> Inputs:
+    """After the search for a learning rate, whose model and trainer are gone."""
+    from finetune_trainer import methods, model, rate_search, train
+    from finetune_trainer.methods.lesson import Lesson
+
+    def trainer_of(trial: Inputs) -> Any:
+        base = model.load_base(trial, folder, numerics)
+        _, dataset, stops = _material(trial, base)
+        arguments = train.arguments(trial.resolved.training, numerics, divisor, trial.work, World())
+        tuned = _learner(base, trial, World())
+        lesson = Lesson(tuned, base.tokenizer, dataset, arguments, trial.resolved, stops, judge=None)
+        return methods.load(trial.resolved.method).trainer(lesson)
+
+    with Reporter(destination(os.environ)) as reporter:
+        found = rate_search.with_found_rate(inputs, trainer_of, reporter)
+    gc.collect()  # a trainer and its model hold each other
+    return found
+
+
+def _material(inputs: Inputs, base: Any) -> tuple[Any, Any, list[int]]:
+    """How rows become tokens, the training rows as such, and the tokens that end an answer."""
+    from finetune_trainer import encode, methods
+
+    resolved, rows = inputs.resolved, [row.fields for row in inputs.splits["train"]]
+    answers_only, new_tokens = resolved.training.assistant_only_loss, resolved.adapter.new_tokens
+    encoder = encode.encoder(base.tokenizer, resolved.format, answers_only, new_tokens)
+    dataset = methods.load(resolved.method).dataset(encoder, rows, resolved)
+    ends = base.model.generation_config.eos_token_id if base.writes else None
+    return encoder, dataset, encode.stop_tokens(encoder, rows[0], ends) if base.writes else []
+
+
 def _gpus(config: JobConfig) -> int:
     """Those each pod asked for."""
     kubernetes = config.spec.backend.kubernetes if config.spec.backend else None
     return (kubernetes.gpus if kubernetes else None) or 0
 
 
-def _learner(base: Any, inputs: Inputs, writes: bool, world: World) -> Any:
+def _learner(base: Any, inputs: Inputs, world: World) -> Any:
     """The base with what learns."""
     from finetune_trainer import adapter, initial
 
     resolved = inputs.resolved
     if resolved.adapter.initial is not None:
         return initial.continued(base.model, inputs, world)
-    kind = "CAUSAL_LM" if writes else "SEQ_CLS"
+    kind = "CAUSAL_LM" if base.writes else "SEQ_CLS"
     fresh = adapter.Fresh(base.fresh, base.new_rows)
     return adapter.add_adapter(base.model, resolved.adapter, resolved.training.seed, kind, fresh)
 

@@ -6,6 +6,7 @@ uninterrupted one. Called by :mod:`finetune_trainer.recipe`.
 
 import math
 import shutil
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,14 +94,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     settings = trainer.args
     steps = _Steps(companions)
     trainer.add_callback(steps)
-    trainer.is_stop_wanted, trainer.world = companions.is_stop_wanted, companions.world
-    trainer.guard = Guard(resolved)
-    trainer.remove_callback(PrinterCallback)  # Progress prints
-    for parameter in trainer.model.parameters():
-        if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
-            parameter.data = parameter.data.float()
-    if resolved.adapter.type == "LoraPlus":
-        trainer.optimizer = lora_plus(trainer, resolved.adapter.learning_rate_ratio)
+    make_ready(trainer, resolved, companions.is_stop_wanted, companions.world)
     resumed = Path(settings.output_dir) / "resumed"
     step = companions.fetch_newest(resumed)
     if step is not None:
@@ -108,11 +102,9 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
         if companions.is_over(state):  # only the evaluation or the publishing is left
             trainer._load_from_checkpoint(str(resumed))
             return _ended(trainer, companions, state)
-    rows = settings.per_device_train_batch_size
-    where = f"training with a micro batch of {rows} rows of up to {resolved.training.max_length} tokens"
-    with companions.interruption.deferred(), naming_memory(where), _plain_inputs(trainer):
+    with companions.interruption.deferred():
         try:
-            trainer.train(resume_from_checkpoint=str(resumed) if step is not None else None)
+            take_steps(trainer, resolved, resumed if step is not None else None)
         except Stopped:
             steps.give_up(trainer)
         companions.checkpoints.settle()
@@ -121,6 +113,26 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
         f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
     return _ended(trainer, companions, trainer.state)
+
+
+def make_ready(trainer: Any, resolved: Resolved, is_stop_wanted: Callable[[], bool], world: World) -> None:
+    """What every method's trainer needs before its first step."""
+    trainer.is_stop_wanted, trainer.world = is_stop_wanted, world
+    trainer.guard = Guard(resolved)
+    trainer.remove_callback(PrinterCallback)  # Progress prints
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL turns QLoRA's into bfloat16, which swallows small updates
+            parameter.data = parameter.data.float()
+    if resolved.adapter.type == "LoraPlus":
+        trainer.optimizer = lora_plus(trainer, resolved.adapter.learning_rate_ratio)
+
+
+def take_steps(trainer: Any, resolved: Resolved, resumed: Path | None = None) -> None:
+    """Train, from a checkpoint where there is one. Raises Failure where memory does not suffice or a loss is no number."""
+    rows = trainer.args.per_device_train_batch_size
+    where = f"training with a micro batch of {rows} rows of up to {resolved.training.max_length} tokens"
+    with naming_memory(where), _plain_inputs(trainer):
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
 
 
 def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:

@@ -72,12 +72,34 @@ class EarlyStopping(ApiModel):
     """What the loss must fall by, in nats, to count as lower; left out, 0."""
 
 
+class LearningRateSearch(ApiModel):
+    """A range test: the job's own training is begun with a learning rate that rises from step to step, a tenth of the rate at which its
+    loss was lowest is taken, and what it learned is thrown away."""
+
+    model_config = ConfigDict(
+        json_schema_extra=cel(
+            (
+                "!has(self.lowest) || !has(self.highest) || self.lowest < self.highest",
+                "the rate rises from lowest to highest: lowest must be below highest",
+            )
+        )
+    )
+
+    steps: Annotated[int, Field(ge=20, le=1000)] | None = None
+    """Optimiser steps of the test; left out, 100."""
+    lowest: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Rate of the first step; left out, a hundredth of the one that is usual."""
+    highest: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Rate of the last step; left out, a thousand times the one that is usual, at most 1."""
+
+
 class TrainingSpec(ApiModel):
     """Hyperparameters; one left out is decided in the prepare stage and shown with its reason in status.plan."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
             at_most_one("epochs", "maxSteps"),
+            at_most_one("learningRate", "learningRateSearch"),
             (
                 "!has(self.microBatchSize) || (has(self.batchSize) && self.batchSize % self.microBatchSize == 0)",
                 "batchSize must be set and be a multiple of microBatchSize",
@@ -103,6 +125,8 @@ class TrainingSpec(ApiModel):
     """Optimiser steps, instead of epochs."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Peak learning rate; a number, for example 2e-4 (kubectl reads it as one)."""
+    learning_rate_search: LearningRateSearch | None = None
+    """Look for the peak learning rate before training; it is shown in status.plan.choices. Left out, the usual one is taken."""
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Rows (packed: sequences) per optimiser step, over all devices."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None

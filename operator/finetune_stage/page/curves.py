@@ -1,5 +1,6 @@
 """A curve as inline SVG; its colours are the page's. A library would bring a megabyte of fonts and its own idea of dark."""
 
+from collections.abc import Callable
 from html import escape
 from math import floor, log10
 
@@ -8,8 +9,12 @@ LEFT, RIGHT, TOP, BOTTOM = 58, 14, 34, 26
 Points = list[tuple[float, float]]
 
 
-def curve(title: str, points: Points) -> str:
-    """The points, joined, over their steps; the last value stands beside the title. Empty without two points."""
+def _counted(step: float) -> str:
+    return f"{step:,.0f}"
+
+
+def curve(title: str, points: Points, name: Callable[[float], str] = _counted) -> str:
+    """The points, joined, over their steps, which ``name`` writes; the last value stands beside the title. Empty without two points."""
     if len(points) < 2:
         return ""
     ticks = _ticks([y for _, y in points])
@@ -25,7 +30,7 @@ def curve(title: str, points: Points) -> str:
             f'<text class="title" x="{LEFT}" y="18">{escape(title)}</text>',
             f'<text class="last" x="{WIDTH - RIGHT}" y="18" text-anchor="end">{short(last)}</text>',
             *(_grid_line(value, _up(value, low, high)) for value in ticks),
-            *(_step_label(step, _across(step, *steps)) for step in (steps[0], sum(steps) / 2, steps[1])),
+            *(_step_label(name(step), _across(step, *steps)) for step in (steps[0], sum(steps) / 2, steps[1])),
             f'<polygon class="area" points="{area}"/><polyline class="line" points="{line}"/>',
             f'<circle class="dot" cx="{places[-1][0]:.1f}" cy="{places[-1][1]:.1f}" r="3.5"/></svg></figure>',
         ]
@@ -63,6 +68,6 @@ def _grid_line(value: float, y: float) -> str:
     )
 
 
-def _step_label(step: float, x: float) -> str:
+def _step_label(step: str, x: float) -> str:
     anchor = "start" if x <= LEFT else "end" if x >= WIDTH - RIGHT else "middle"
-    return f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step:,.0f}</text>'
+    return f'<text x="{x:.1f}" y="{HEIGHT - 8}" text-anchor="{anchor}">{step}</text>'

@@ -3,8 +3,9 @@
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from html import escape
+from math import log10
 
-from finetune_api.artifacts import Resolved, ResolvedDelegation
+from finetune_api.artifacts import RateSearch, Resolved, ResolvedDelegation
 from finetune_api.data_report import DataReport
 from finetune_api.v1alpha1.finetunejob_status import (
     Diagnosis,
@@ -54,6 +55,8 @@ class Contents:
     """Where the validation loss was measured while training."""
     labels: dict[str, LabelFigures] | None = None
     """How each label fares."""
+    search: RateSearch | None = None
+    """For the learning rate, where there was one."""
 
 
 def page(seen: Contents) -> str:
@@ -72,6 +75,7 @@ def page(seen: Contents) -> str:
         _section("Label by label", _labels(seen.labels)),
         _section("Right label against most probable label", _confusion(seen.confusion)),
         _section("Course", _curves(seen.metrics) + _ending(seen.validation)),
+        _section("Search for the learning rate", _search(seen.search)),
         _section("Plan against measured", _plan(seen)),
         _section("Data", _data(seen.resolved) + data(seen.data)),
         _section("Decided for you", _choices(seen.resolved)),
@@ -185,6 +189,14 @@ def _curves(lines: list[dict[str, float | str]]) -> str:
 
 def _ending(validation: ValidationStatus | None) -> str:
     return f'<p class="under">{escape(validation.message)}</p>' if validation else ""
+
+
+def _search(found: RateSearch | None) -> str:
+    if found is None:
+        return ""
+    points = [(log10(rate), loss) for rate, loss in zip(found.rates, found.losses, strict=True)]
+    drawn = curve("Loss over the learning rate", points, lambda exponent: f"{10**exponent:.1g}")
+    return f'<div class="curves">{drawn}</div><p class="under">{found.learning_rate:g}: {escape(found.reason)}</p>'
 
 
 def _plan(seen: Contents) -> str:

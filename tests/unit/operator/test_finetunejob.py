@@ -436,6 +436,17 @@ def test_a_batch_left_out_and_a_tracker_that_failed_are_told_of() -> None:
     assert status["message"] == f"Adapter stored at s3://models/team/bot/u/adapter; {skipped}; {tracker}"
 
 
+def test_a_learning_rate_that_was_found_replaces_the_usual_one_in_the_plan() -> None:
+    world = World(a_job())
+    world.training()
+    found = {"field": "training.learningRate", "value": "0.00031", "reason": "a tenth of 0.0031"}
+    before = world.get("FineTuneJob", "bot")["status"]["plan"]["choices"]
+    world.end_pod(TRAIN, 0, a_summary("Train", learning_rate=found))
+    after = world.settle()["plan"]["choices"]
+    assert after == [found if choice["field"] == found["field"] else choice for choice in before]
+    assert found in after
+
+
 def test_a_pod_seen_later_than_its_jobs_end_is_not_lost() -> None:
     world = World(a_job())
     world.settle()

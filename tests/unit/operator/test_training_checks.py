@@ -44,6 +44,13 @@ def test_a_batch_of_rows_can_be_left_out_in_one_process() -> None:
     assert finding(training={"onNonFiniteLoss": "Fail"}, backend={"kubernetes": {"nodes": 2}}) is None
 
 
+def test_a_learning_rate_is_searched_for_by_the_training_loss_in_one_process() -> None:
+    searches = {"learningRateSearch": {}}
+    assert finding(training=searches, backend=GPU) is None
+    assert "which method ppo does not lower" in str(finding(training=searches, method={"ppo": {}}))
+    assert "for one process: leave it out" in str(finding(training=searches, backend={"kubernetes": {"nodes": 2}}))
+
+
 @pytest.mark.parametrize("method", ["kto", "ppo", "grpo"])
 def test_methods_whose_batches_cannot_be_shared_take_one_process(method: str) -> None:
     several = {"kubernetes": {"nodes": 2}}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import PreparedSplit, Resolved, ResolvedAdapterSpec
+from finetune_api.artifacts import PreparedSplit, RateSearch, Resolved, ResolvedAdapterSpec
 from finetune_api.data_report import DataReport
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
@@ -119,6 +119,9 @@ def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") 
         samples=[Sample("Which <i>area</i>?", "net", "a story", "net"), Sample("And now?", "os", None, "net")],
         data=DATA,
         peak=MemoryMeasured(allocated_bytes=9 * 2**30, reserved_bytes=11 * 2**30),
+        search=RateSearch(
+            learning_rate=3e-4, reason="a tenth of <0.003>", rates=[1e-6, 1e-4, 1e-2], losses=[2.0, 1.0, 1.5]
+        ),
     )
 
 
@@ -191,6 +194,13 @@ def test_a_curve_stays_within_its_frame(values: list[float]) -> None:
         x, y = map(float, pair.split(","))
         assert 0 <= x <= 480
         assert 0 <= y <= 220
+
+
+def test_a_search_is_drawn_over_its_rates() -> None:
+    drawn = page(contents())
+    assert "Loss over the learning rate" in drawn
+    assert all(f">{rate}</text>" in drawn for rate in ("1e-06", "0.0001", "0.01"))
+    assert "0.0003: a tenth of &lt;0.003&gt;" in drawn
 
 
 def test_one_point_is_no_curve() -> None:

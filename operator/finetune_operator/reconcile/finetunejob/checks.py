@@ -10,6 +10,7 @@ from finetune_api.matrix import (
     course_refusal,
     foreign_metrics,
     refusal,
+    search_refusal,
     skip_refusal,
 )
 from finetune_api.reasons import Reason
@@ -115,10 +116,13 @@ def training_fits_the_method(spec: FineTuneJobSpec) -> Finding | None:
     if foreign:
         return unsupported(f"training.{foreign[0]} is for method sft, not {method}: leave it out.")
     kubernetes = spec.backend.kubernetes if spec.backend else None
-    if training.on_non_finite_loss == "SkipBatch":
-        sentence = skip_refusal(method, kubernetes.processes if kubernetes else 1)
-        if sentence is not None:
-            return unsupported(sentence)
+    processes = kubernetes.processes if kubernetes else 1
+    sentences = [
+        skip_refusal(method, processes) if training.on_non_finite_loss == "SkipBatch" else None,
+        search_refusal(method, processes) if training.learning_rate_search is not None else None,
+    ]
+    if found := next(filter(None, sentences), None):
+        return unsupported(found)
     if training.optimizer in EIGHT_BITS and not (kubernetes and kubernetes.gpus):
         return unsupported(
             f"training.optimizer {training.optimizer} needs a GPU: set backend.kubernetes.gpus, or use AdamW or Adafactor."

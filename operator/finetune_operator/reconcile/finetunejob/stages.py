@@ -2,7 +2,7 @@
 
 from finetune_api.pods import Prepared, Summary, Trained
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob_status import DatasetStatus
+from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive
@@ -123,8 +123,8 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     if result.validation is not None:
         draft.update(validation=result.validation)
     draft.update(**{name: said for name in BESIDES if (said := getattr(result, name)) is not None})
-    if result.peak_memory is not None and draft.status.plan is not None:
-        draft.update(plan=draft.status.plan.model_copy(update={"measured": result.peak_memory}))
+    if draft.status.plan is not None:
+        draft.update(plan=_completed(draft.status.plan, result))
     if result.loss is not None:
         draft.update(loss=f"{result.loss:.3f}")
     draft.condition(Stage.ARTIFACT_STORED, "True", "Stored", f"{result.artifact.uri} ({result.artifact.digest})")
@@ -144,6 +144,13 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     else:
         message = " ".join(verdict.message for verdict in verdicts if not verdict.passed) or "The gate did not hold."
         draft.condition(Stage.GATE_PASSED, "False", Reason.GATE_FAILED, message)
+
+
+def _completed(plan: PlanStatus, result: Trained) -> PlanStatus:
+    """The plan with what only the training could tell."""
+    found = result.learning_rate
+    choices = [found if found and each.field == found.field else each for each in plan.choices]
+    return plan.model_copy(update={"choices": choices, "measured": result.peak_memory})
 
 
 def concluded(draft: Draft) -> bool:
