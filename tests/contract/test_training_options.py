@@ -104,3 +104,10 @@ def test_a_model_has_no_more_layers_to_freeze(bucket: str, secret: Path, tmp_pat
     with pytest.raises(Failure, match=r"frozenLayers is 2, and the base model has 2 layers: at most 1") as caught:
         trained(bucket, secret, tmp_path / "all", adapter=ResolvedAdapterSpec(type="Full", frozen_layers=2))
     assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+@pytest.mark.parametrize("kind", ["Full", "LoRA", "DoRA", "IA3", "Prefix", "Prompt"])
+def test_every_adapter_trains_under_autocast(bucket: str, secret: Path, tmp_path: Path, kind: Any) -> None:
+    adapter = ResolvedAdapterSpec(type=kind, rank=4, virtual_tokens=4)
+    config = trained(bucket, secret, tmp_path / "work", adapter=adapter, steps=2, precision="BFloat16")
+    assert len(lines(config, secret)) == 2
