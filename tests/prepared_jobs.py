@@ -223,7 +223,8 @@ def lines_until(process: ForkedProgram, beginning: str) -> list[str]:
         lines.append(line)
         if line.startswith(beginning):
             return lines
-    raise AssertionError(f"ended without {beginning!r}:\n{''.join(lines)}")
+    process.communicate(timeout=10)
+    raise AssertionError(f"ended with {process.returncode}, without {beginning!r}:\n{''.join(lines)}")
 
 
 def job_store(config: JobConfig, secrets_dir: Path) -> Store:

@@ -1,5 +1,6 @@
 """A stage's program as a pod runs it: job.json, secrets and work folder by argument, last words in a file."""
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
@@ -114,6 +115,7 @@ def _run(program: str, arguments: list[str], environment: dict[str, str], output
     for descriptor in (1, 2):
         os.dup2(output.fileno(), descriptor)
     output.close()
+    faulthandler.enable()  # what ends in a library leaves a word
     sys.argv = [program, *arguments]
     runpy.run_module(program, run_name="__main__", alter_sys=True)
 
