@@ -15,7 +15,7 @@ h2{margin:2.4rem 0 .8rem;font-size:1.15rem}
 .good{color:var(--good)}.bad{color:var(--bad)}.mark{color:var(--mark)}
 .card{background:var(--card);border:1px solid var(--edge);border-radius:.8rem;padding:.9rem 1.1rem;margin:.7rem 0}
 .card p{margin:.2rem 0 0}
-.curves{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem}
+.curves{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,24rem),1fr));gap:1rem}
 figure{margin:0;background:var(--card);border:1px solid var(--edge);border-radius:.8rem;padding:.5rem}
 svg{display:block;width:100%;height:auto}
 svg text{fill:var(--soft);font-size:11px;font-variant-numeric:tabular-nums}
