@@ -108,6 +108,7 @@ def test_a_model_has_no_more_layers_to_freeze(bucket: str, secret: Path, tmp_pat
 
 @pytest.mark.parametrize("kind", ["Full", "LoRA", "DoRA", "IA3", "Prefix", "Prompt"])
 def test_every_adapter_trains_under_autocast(bucket: str, secret: Path, tmp_path: Path, kind: Any) -> None:
-    adapter = ResolvedAdapterSpec(type=kind, rank=4, virtual_tokens=4)
+    layers = () if kind == "IA3" else ("all-linear",)
+    adapter = ResolvedAdapterSpec(type=kind, rank=4, virtual_tokens=4, target_modules=layers)
     config = trained(bucket, secret, tmp_path / "work", adapter=adapter, steps=2, precision="BFloat16")
     assert len(lines(config, secret)) == 2
