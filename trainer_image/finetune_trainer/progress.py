@@ -60,7 +60,7 @@ class Progress:
         lines = self._store.get(METRICS).splitlines() if self._store.exists(METRICS) else []
         kept = [line for line in lines if json.loads(line)["step"] <= step]
         self._file.write_bytes(b"".join(line + b"\n" for line in kept))
-        print(f"resuming from the checkpoint of step {step} of {self._steps}", flush=True)
+        _say(f"resuming from the checkpoint of step {step} of {self._steps}")
 
     def begin(self, step: int, tokens: int) -> None:
         """The first step comes next; speed is measured from here."""
@@ -77,10 +77,9 @@ class Progress:
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
         left = self._seconds_left(step)
-        print(
+        _say(
             f"step {step}/{self._steps} ({100 * step // self._steps} %)  loss {figures['loss']:.4f}"
-            f"  lr {figures['learningRate']:.2e}  {speed:,.0f} tokens/s  {duration(left)} left",
-            flush=True,
+            f"  lr {figures['learningRate']:.2e}  {speed:,.0f} tokens/s  {duration(left)} left"
         )
         shown = {**figures, "tokens": tokens, "tokensPerSecond": round(speed, 1)}
         self._tell(step, left, shown)
@@ -91,13 +90,13 @@ class Progress:
 
     def committed(self, kept: list[Checkpoint]) -> None:
         """A checkpoint is stored, the last of those kept."""
-        print(f"checkpoint of step {kept[-1].step} committed", flush=True)
+        _say(f"checkpoint of step {kept[-1].step} committed")
         self._checkpoints, self._warning = kept[-MOST_CHECKPOINTS:], None
         self._send()
 
     def overdue(self, sentence: str) -> None:
         """A checkpoint is not stored for long."""
-        print(sentence, flush=True)
+        _say(sentence)
         self._warning = sentence
         self._send()
 
@@ -131,6 +130,11 @@ class Progress:
                     resumed_from_step=self._resumed_from,
                 )
             )
+
+
+def _say(line: str) -> None:
+    """A line of its own, whatever other threads say: print writes a line and its end apart."""
+    print(f"{line}\n", end="", flush=True)
 
 
 def duration(seconds: int) -> str:
