@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from demo.docstrings import LABELS, files
 from finetune_api.pods import JobConfig, Summary, Trained
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -22,18 +24,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from s3_server import S3Server, serve
 from stage_process import start_stage
 
-BASE = {
-    "architecture": "Llama",
-    "vocabularySize": 2048,
-    "hiddenSize": 128,
-    "intermediateSize": 320,
-    "layers": 3,
-    "attentionHeads": 4,
-    "keyValueHeads": 2,
-    "maxPositionEmbeddings": 512,
-    "initializerRange": 0.06,
-}
-PRETRAINING = {"maxSteps": 620, "batchSize": 16, "maxLength": 128, "learningRate": 4e-3, "adamBeta2": 0.95}
+PRETRAINED = Path(__file__).parents[1] / "examples" / "01-pretrain-a-base" / "job.yaml"
 ADAPTERS: list[dict[str, Any]] = [
     {"type": "LoRA", "rank": 32, "alpha": 64},
     {"type": "Full"},
@@ -54,7 +45,7 @@ class Bench:
         """A job from its rows to its artifact. Raises RuntimeError with a stage's sentence."""
         spec = FineTuneJobSpec.model_validate(
             {
-                "baseModel": {"fromConfig": BASE} if base is None else {"uri": base.uri},
+                "baseModel": {"uri": base.uri} if base else members.pop("baseModel"),
                 "dataset": {"train": self._rows(train), **members.pop("dataset", {})},
                 "output": {"uri": self.bucket, "secretRef": {"name": "s3"}},
                 **members,
@@ -99,7 +90,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch, serve(_made(Path(scratch) / "s3")) as server:
         bench = Bench(_stored(server), Path(scratch))
         server.secret(bench.folder / "secrets" / "s3")
-        made = bench.run("base", "pretrain", None, method={"cpt": {}}, training=PRETRAINING).artifact
+        spec = yaml.safe_load(PRETRAINED.read_text())["spec"]
+        members = {name: spec[name] for name in ("baseModel", "method", "training")}
+        made = bench.run("base", "pretrain", None, **members).artifact
         base = ResolvedBaseModel.model_validate({"uri": made.uri, "digest": made.digest, "secretRef": {"name": "s3"}})
         print("adapter   rate      of the found  loss    accuracy", flush=True)
         with ThreadPoolExecutor(options.workers) as pool:

@@ -65,7 +65,7 @@ CHOICES = [
 ]
 
 
-def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **besides: object) -> str:
+def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **besides: Any) -> str:
     """The termination message of a stage that went well."""
     if stage == "Prepare":
         dataset = DatasetStatus(
@@ -84,7 +84,7 @@ def a_summary(stage: str, *, gate_passed: bool = True, kind: str = "Adapter", **
         trained_tokens=1000,
         steps=30,
         loss=1.2345,
-        **besides,  # type: ignore[arg-type]
+        **besides,
     )
     return _json(Summary(stage=stage, trained=trained))  # type: ignore[arg-type]
 

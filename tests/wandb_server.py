@@ -27,16 +27,23 @@ class Received:
 @contextmanager
 def serve() -> Iterator[Received]:
     """A server on this machine that knows one key."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.received = Received(f"http://127.0.0.1:{server.server_port}")  # type: ignore[attr-defined]
+    server = _Server(("127.0.0.1", 0), _Handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield server.received  # type: ignore[attr-defined]
+        yield server.received
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    """Keeps what it was sent."""
+
+    def __init__(self, *address_and_handler: Any) -> None:
+        super().__init__(*address_and_handler)
+        self.received = Received(f"http://127.0.0.1:{self.server_port}")
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -50,7 +57,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(200, {})
 
     def do_POST(self) -> None:
-        body, received = self._body(), self.server.received  # type: ignore[attr-defined]
+        assert isinstance(self.server, _Server)
+        body, received = self._body(), self.server.received
         basic = base64.b64encode(f"api:{API_KEY}".encode()).decode()
         if self.path.startswith("/sdk/otel"):
             self._answer(200, {})

@@ -85,7 +85,7 @@ def _search(trainer: Any, trial: Resolved, search: ResolvedSearch, reporter: Rep
     return rising.curve
 
 
-class _Rising(TrainerCallback):  # type: ignore[misc]
+class _Rising(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Sets the rate of each step, and keeps its loss; a step whose batch is left out has none."""
 
     def __init__(self, search: ResolvedSearch, reporter: Reporter) -> None:

@@ -59,7 +59,7 @@ class Watched:
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Asked for just before the optimiser's step."""
-        return self.guard.checked(self, super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]
+        return self.guard.checked(self, super()._get_grad_norm(model, grad_norm))  # type: ignore[misc]  # the Trainer's
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Of all processes into the first one's checkpoint."""
