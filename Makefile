@@ -10,7 +10,7 @@ VENV := $(CACHE)/venv-$(shell sha256sum requirements/dev.txt | cut -c1-12)
 PY := $(VENV)/bin/python
 VLLM := $(CACHE)/vllm-$(shell sha256sum requirements/vllm.txt | cut -c1-12)
 MLFLOW := $(CACHE)/mlflow-$(shell sha256sum requirements/mlflow.txt | cut -c1-12)
-UV_HOME := $(CACHE)/uv==0.13.9
+UV_HOME := $(CACHE)/uv-$(shell sha256sum requirements/uv.txt | cut -c1-12)
 UV := $(UV_HOME)/bin/uv
 COMPILE := $(UV) pip compile --quiet --universal --generate-hashes --no-annotate --custom-compile-command "make locks"
 export PYTHONPATH := operator:trainer_image:.
@@ -36,7 +36,7 @@ $(VENV)/complete: | $(UV)
 
 $(UV):
 	$(PYTHON) -m pip --version >/dev/null || { apt-get update -qq && apt-get install -y -qq python3-pip; }
-	$(PYTHON) -m pip install --quiet --root-user-action ignore --no-deps --target $(UV_HOME) $(notdir $(UV_HOME))
+	$(PYTHON) -m pip install --quiet --root-user-action ignore --require-hashes --target $(UV_HOME) -r requirements/uv.txt
 
 verify: venv  ## format, lint, types, layers, unit tests, generated files
 	$(VENV)/bin/ruff format --check .
@@ -56,6 +56,7 @@ locks: | $(UV)  ## compile the locks anew from pyproject.toml
 	$(COMPILE) --no-deps requirements/vllm.in --python-version 3.11 -o requirements/vllm.txt
 	$(COMPILE) --no-deps requirements/mlflow.in --python-version 3.11 -o requirements/mlflow.txt
 	$(COMPILE) requirements/seaweedfs.in --python-version 3.13 -o requirements/seaweedfs.txt
+	$(COMPILE) requirements/uv.in --python-version 3.11 -o requirements/uv.txt
 	$(COMPILE) pyproject.toml --all-extras --group dev --python-version 3.11 -o requirements/dev.txt
 
 vllm: $(VLLM)/complete  ## vLLM, of which tests ask what it thinks of our adapters; 130 MB

@@ -78,6 +78,7 @@ def product() -> list[Image]:
             "trainer",
             CHECKOUT / "trainer_image" / "Dockerfile",
             _from_checkout(
+                "requirements/uv.txt",
                 "requirements/trainer.txt",
                 "operator/finetune_api",
                 "operator/finetune_storage",
@@ -202,19 +203,35 @@ def _buildah(command: str, *words: str | Path) -> None:
 
 @contextmanager
 def _host_settings() -> Iterator[list[str]]:
-    """Mounts that let pip in a build see the machine's certificates and pip settings, baked into no layer."""
+    """Mounts that let pip and uv in a build see the machine's certificates and how it reaches packages, baked into no layer."""
     authorities = ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt"
     inside = "/etc/ssl/certs/ca-certificates.crt"
-    settings = {"cert": inside, "disable-pip-version-check": "true"}
     # Of pip's settings those that say how to reach packages; their values are this machine's and are written nowhere else.
-    for line in run(sys.executable, "-m", "pip", "config", "list", check=False).splitlines():
-        found = re.fullmatch(r"(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'", line)
-        if found:
-            settings[found[1]] = found[2]
-    with tempfile.NamedTemporaryFile("w", suffix=".conf", dir=_made(STATE / "build")) as file:
-        file.write("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
-        file.flush()
-        yield ["--volume", f"{authorities}:{inside}:ro", "--volume", f"{file.name}:/etc/pip.conf:ro"]
+    lines = run(sys.executable, "-m", "pip", "config", "list", check=False).splitlines()
+    wanted = r"(?:global|:env:)\.(index-url|extra-index-url|trusted-host|proxy|timeout)='(.*)'"
+    settings = {found[1]: found[2] for found in (re.fullmatch(wanted, line) for line in lines) if found}
+    pip = {"cert": inside, "disable-pip-version-check": "true", **settings}
+    with tempfile.TemporaryDirectory(prefix="settings-", dir=_made(STATE / "build")) as folder:
+        Path(folder, "pip.conf").write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in pip.items()))
+        Path(folder, "uv.toml").write_text(_uv_settings(settings))
+        yield [
+            f"--volume={authorities}:{inside}:ro",
+            f"--volume={folder}/pip.conf:/etc/pip.conf:ro",
+            f"--volume={folder}/uv.toml:/etc/uv/uv.toml:ro",
+        ]
+
+
+def _uv_settings(pip: dict[str, str]) -> str:
+    """What uv takes of pip's settings, as TOML."""
+    lines = ["system-certs = true"]
+    if "trusted-host" in pip:
+        lines.append(f"allow-insecure-host = {json.dumps(pip['trusted-host'].split())}")
+    lines.append("[pip]")
+    if "index-url" in pip:
+        lines.append(f"index-url = {json.dumps(pip['index-url'])}")
+    if "extra-index-url" in pip:
+        lines.append(f"extra-index-url = {json.dumps(pip['extra-index-url'].split())}")
+    return "\n".join(lines) + "\n"
 
 
 def _rootfs() -> Path:
