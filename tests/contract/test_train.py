@@ -392,12 +392,13 @@ def test_running_out_of_memory_names_the_micro_batch(
     bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
-    import trl
+
+    from finetune_trainer.methods.sft import SupervisedTrainer
 
     def greedy(*_: Any, **__: Any) -> None:
         torch.empty(2**50)
 
-    monkeypatch.setattr(trl.SFTTrainer, "compute_loss", greedy)
+    monkeypatch.setattr(SupervisedTrainer, "compute_loss", greedy)
     config = prepare_job(bucket, secret.parent, ROWS)
     with pytest.raises(Failure, match="a micro batch of 1 rows of up to 48 tokens") as caught:
         train_here(config, secret.parent, tmp_path / "work", divisor=2)
