@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,9 +86,15 @@ class S3Server:
             except Exception as error:
                 last = error
                 if "NoSuchBucket" in str(error):
-                    self.client().create_bucket(Bucket="ready")
+                    self._make_ready()
                 time.sleep(0.1)
         raise RuntimeError(f"SeaweedFS did not start ({last}):\n{(self.folder / 'weed.log').read_text()[-3000:]}")
+
+    def _make_ready(self) -> None:
+        """A bucket that was just made may not be found yet, and is not made twice."""
+        client = self.client()
+        with suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket="ready")
 
     def stop(self) -> None:
         """Stop the process; the data stays."""
