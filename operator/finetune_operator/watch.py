@@ -104,9 +104,13 @@ class Watch:
             self._wake_keys(kind, body)
 
     def _wake_keys(self, kind: str, body: Manifest) -> None:
-        for controller in CONTROLLERS.values():
-            for key in controller.keys(self._sources, kind, body):
-                self._wake(key)
+        for name, controller in CONTROLLERS.items():
+            try:
+                for key in controller.keys(self._sources, kind, body):
+                    self._wake(key)
+            except Exception:  # an object nobody foresaw must not end the process, and with it the work on all others
+                meta = body["metadata"]
+                logger.exception("%s %s/%s wakes no %s", kind, meta["namespace"], meta["name"], name)
 
     async def _list(self, kind: str, *, metadata_only: bool) -> list[Manifest]:
         found: list[Manifest] = []

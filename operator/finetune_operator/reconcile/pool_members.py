@@ -28,6 +28,7 @@ from finetune_api.v1alpha1.references import ModelRef
 from finetune_api.v1alpha1.runtime import OpenAIProvider, ProviderRuntime, TransformersRuntime, VertexProvider
 from finetune_operator.cache import Cache, Manifest
 from finetune_operator.manifests.serving import ServerPool
+from finetune_operator.reconcile import unreadable
 
 KIND = "AdapterDeployment"
 
@@ -106,10 +107,8 @@ def member(body: Manifest, job: Manifest | None) -> Member:
         status = AdapterDeploymentStatus.model_validate(body.get("status") or {})
         spec = AdapterDeploymentSpec.model_validate(body["spec"])
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        unreadable = Finding(ServingReason.UNSUPPORTED, f"The object cannot be read: {where}: {first['msg']}.")
-        return Member(body, AdapterDeploymentStatus(), name, finding=unreadable)
+        said = Finding(ServingReason.UNSUPPORTED, unreadable.message(error))
+        return Member(body, AdapterDeploymentStatus(), name, finding=said)
     server = spec.server or Server()
     known = Member(body, status, (spec.traffic and spec.traffic.model) or name, server.replicas or 1, spec.traffic)
     refused = unsupported(spec, server)
@@ -185,8 +184,14 @@ def with_runtime(found: ResolvedAdapter, server: Server) -> ResolvedAdapter | Fi
 
 def of_job(body: Manifest) -> ResolvedAdapter | Finding:
     """The adapter a job has made, or why it has none."""
-    job, meta = FineTuneJob.model_validate(body), body["metadata"]
-    name, status = meta["name"], job.status
+    meta = body["metadata"]
+    name = meta["name"]
+    try:
+        job = FineTuneJob.model_validate(body)
+    except ValidationError as error:
+        why = unreadable.fields(error)
+        return Finding(ServingReason.WAITING_FOR_JOB, f"FineTuneJob {name} cannot be read ({why}).")
+    status = job.status
     conditions = (status and status.conditions) or []
     gate = next((each for each in conditions if each.type == Stage.GATE_PASSED), None)
     if gate is not None and gate.status == "False":

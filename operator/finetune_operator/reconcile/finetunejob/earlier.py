@@ -4,13 +4,13 @@ The resolved ones live in the status, so that they survive the jobs that made th
 """
 
 from finetune_api.reasons import Reason
-from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
+from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter
-from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODELS
+from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODELS, Manifest
 from finetune_operator.reconcile.finetunejob.checks import Finding, method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft
-from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, refuse
+from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, read, refuse
 
 
 def adapters_resolved(draft: Draft) -> bool:
@@ -47,10 +47,7 @@ def reward_model_resolved(draft: Draft) -> bool:
         return False
     reference = REWARD_MODELS[method_of(draft.job.spec)]
     name, body = stated.job_ref.name, draft.seen.upstreams.get(reference)
-    other = method_of(FineTuneJob.model_validate(body).spec) if body and name != draft.name else "reward"
-    if other != "reward":
-        sentence = f"{reference}: FineTuneJob {name} is of method {other}; name a job of method reward."
-        refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
+    if body is not None and name != draft.name and not _is_of_reward(draft, reference, name, body):
         return True
     made = finished_upstream(draft, reference, name, None)
     if made is None:
@@ -60,6 +57,16 @@ def reward_model_resolved(draft: Draft) -> bool:
         reward_model=ResolvedBaseModel(uri=made.uri, digest=made.digest, secret_ref=secret, job_uid=made.job_uid)
     )
     return False
+
+
+def _is_of_reward(draft: Draft, reference: str, name: str, body: Manifest) -> bool:
+    """Known before that job is done; a refusal then saves its hours."""
+    job = read(draft, name, body)
+    if job is not None and (method := method_of(job.spec)) != "reward":
+        sentence = f"{reference}: FineTuneJob {name} is of method {method}; name a job of method reward."
+        refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
+        return False
+    return job is not None
 
 
 def adapters_by_address(draft: Draft) -> FineTuneJobSpec:

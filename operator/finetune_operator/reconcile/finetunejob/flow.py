@@ -15,9 +15,10 @@ from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_operator.cache import UPSTREAM, named_by
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.plan import Plan, StatusWrite, ref_of
+from finetune_operator.reconcile import unreadable
 from finetune_operator.reconcile.finetunejob import earlier, finish, provider, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
-from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.draft import MESSAGE_LIMIT, Draft, timestamp
 from finetune_operator.reconcile.finetunejob.finalizer import is_held
 from finetune_operator.reconcile.finetunejob.observation import Observation
 
@@ -71,8 +72,7 @@ def _base(draft: Draft) -> str:
 
 def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Plan:
     """Written under another version of the definition: say which fields, and leave everything else alone."""
-    fields = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:5])
-    message = f"This operator cannot read the object ({fields}); correct the fields, or install the operator of the definition's version."
+    message = unreadable.message(error)[:MESSAGE_LIMIT]
     status = seen.body.get("status") or {}
     conditions = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
     for kind, value in ((Stage.ACCEPTED, "False"), (Stage.STALLED, "True")):
@@ -80,7 +80,7 @@ def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Pla
             "type": kind,
             "status": value,
             "reason": Reason.UNSUPPORTED,
-            "message": message[:1024],
+            "message": message,
             "lastTransitionTime": timestamp(now),
             "observedGeneration": seen.body["metadata"].get("generation", 0),
         }
@@ -89,6 +89,6 @@ def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Pla
         **status,
         "conditions": [condition.wire() for condition in conditions],
         "state": str(Reason.UNSUPPORTED),
-        "message": message[:1024],
+        "message": message,
     }
     return Plan(statuses=(StatusWrite(ref_of(seen.body), written),))

@@ -2,12 +2,16 @@
 
 from typing import Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from finetune_api.conditions import find
 from finetune_api.model import Digest, Uri
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_api.v1alpha1.references import SecretRef
+from finetune_operator.cache import Manifest
+from finetune_operator.reconcile import unreadable
 from finetune_operator.reconcile.finetunejob.checks import Finding
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
@@ -49,8 +53,8 @@ def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Mo
     if body is None:
         _wait(draft, f"Waits for FineTuneJob {name}, which does not exist in namespace {draft.namespace}.")
         return None
-    upstream = FineTuneJob.model_validate(body)
-    if not _is_complete(draft, name, upstream.status):
+    upstream = read(draft, name, body)
+    if upstream is None or not _is_complete(draft, name, upstream.status):
         return None
     assert upstream.status is not None
     artifact = upstream.status.artifact
@@ -59,6 +63,15 @@ def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Mo
         refuse(draft, Finding(Reason.UNSUPPORTED, f"FineTuneJob {name} {TAKES[kind].format(reference)}"))
         return None
     return Made(artifact.uri, artifact.digest, upstream.spec.output.secret_ref, str(body["metadata"]["uid"]))
+
+
+def read(draft: Draft, name: str, body: Manifest) -> FineTuneJob | None:
+    """A job this one waits for; None: it was stored under another version of the definition, and this one says so."""
+    try:
+        return FineTuneJob.model_validate(body)
+    except ValidationError as error:
+        _wait(draft, f"Waits for FineTuneJob {name}, which cannot be read ({unreadable.fields(error)}).")
+        return None
 
 
 def _is_complete(draft: Draft, name: str, status: FineTuneJobStatus | None) -> bool:
