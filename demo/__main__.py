@@ -17,17 +17,15 @@ from pathlib import Path
 import boto3
 import yaml
 
-from demo import show
-from demo.kubectl import CommandFailed, Kubectl, Object, condition, find_tool, is_true, wait_until
+from demo import release, show
+from demo.kubectl import CommandFailed, Kubectl, Object, condition, is_true, wait_until
+from demo.release import NAMESPACE, OURS, RELEASE, SYSTEM, is_ours
 
 ROOT = Path(__file__).parents[1]
-CHART = ROOT / "charts" / "finetune-operator"
-RELEASE = "finetune-operator"
-SYSTEM = "finetune-system"
-NAMESPACE = "demo"
 EXAMPLES = ("01-pretrain-a-base", "02-tune-and-gate", "03-serve")
 JOBS = ("stdlib-base", "stdlib-areas")
 MODEL = "stdlib-areas"
+DATA_PREFIX = "demo-data-"
 QUESTIONS = 100
 
 
@@ -46,49 +44,14 @@ def helm_values(images: dict[str, str]) -> Object:
     }
 
 
-def install(kubectl: Kubectl, values: Object) -> None:
-    """Helm release, upgraded only when chart or values changed: a second run must change nothing."""
-    files = sorted(path for path in CHART.rglob("*") if path.is_file())
-    state = json.dumps(values, sort_keys=True).encode() + b"".join(path.read_bytes() for path in files)
-    description = f"state {hashlib.sha256(state).hexdigest()[:16]}"
-    helm = find_tool("helm")
-    listed = subprocess.run(
-        [helm, "history", RELEASE, "-n", SYSTEM, "--max", "1", "-o", "json"],
-        env=kubectl.env,
-        capture_output=True,
-        check=False,
-    )
-    last = json.loads(listed.stdout)[-1] if listed.returncode == 0 else {}
-    if last.get("status") == "deployed" and last.get("description") == description:
-        return
-    if str(last.get("status", "")).startswith("pending"):  # an earlier run was killed inside helm
-        subprocess.run([helm, "rollback", RELEASE, "-n", SYSTEM], env=kubectl.env, check=False, capture_output=True)
-    command = [helm, "upgrade", "--install", RELEASE, str(CHART), "-n", SYSTEM, "--wait", "--timeout", "5m"]
-    subprocess.run(
-        [*command, "--description", description, "-f", "-"],
-        env=kubectl.env, input=json.dumps(values), text=True, check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def make_namespaces(kubectl: Kubectl) -> None:
-    """The operator's namespace and the demo's, both enforcing the restricted Pod Security Standard."""
-    label = {"pod-security.kubernetes.io/enforce": "restricted"}
-    kubectl.apply(
-        *(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": n, "labels": label}}
-            for n in (SYSTEM, NAMESPACE)
-        )
-    )
-
-
 def data_job(image: str) -> list[Object]:
     """A ConfigMap with the script and a Job that runs it beside the object store."""
     script = (ROOT / "demo" / "docstrings.py").read_text()
-    name = f"demo-data-{hashlib.sha256((script + image).encode()).hexdigest()[:8]}"
+    name = f"{DATA_PREFIX}{hashlib.sha256((script + image).encode()).hexdigest()[:8]}"
     manifest = (ROOT / "demo" / "data-job.yaml").read_text()
     job = yaml.safe_load(manifest.replace("NAME", name).replace("IMAGE", image))
     config = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"docstrings.py": script}}
-    return [config, job]
+    return [labelled(config), labelled(job)]
 
 
 def make_data(kubectl: Kubectl, image: str) -> None:
@@ -108,25 +71,34 @@ def make_data(kubectl: Kubectl, image: str) -> None:
 
 
 def forget_what_is_lost(kubectl: Kubectl) -> None:
-    """Delete jobs whose data and artifacts went with an earlier pod of the quick-start store."""
+    """Delete the demo's jobs whose data and artifacts went with an earlier pod of the quick-start store."""
     stores = kubectl.within(SYSTEM).list("pods", "app.kubernetes.io/component=quickstart-s3")
     for kind in ("job", "finetunejob"):
-        for name in older(kubectl.list(kind), stores):
+        for name in lost(kubectl.list(kind), stores):
             kubectl("delete", kind, name, "--cascade=foreground")
 
 
-def older(found: list[Object], stores: list[Object]) -> list[str]:
-    """Names of the objects made before the newest store; those with an owner go with it."""
-    since = max(store["metadata"]["creationTimestamp"] for store in stores)
+def lost(found: list[Object], stores: list[Object]) -> list[str]:
+    """Names of the demo's own objects made before the newest store; those with an owner go with it."""
+    since = max((store["metadata"]["creationTimestamp"] for store in stores), default=None)
+    if since is None:
+        return []
     metadata = [item["metadata"] for item in found]
-    return [m["name"] for m in metadata if "ownerReferences" not in m and m["creationTimestamp"] < since]
+    ours = [m for m in metadata if is_ours(m) and (m["name"] in JOBS or m["name"].startswith(DATA_PREFIX))]
+    return [m["name"] for m in ours if "ownerReferences" not in m and m["creationTimestamp"] < since]
+
+
+def labelled(found: Object) -> Object:
+    """The object with the label that says it is the demo's."""
+    metadata = found["metadata"]
+    return {**found, "metadata": {**metadata, "labels": {**metadata.get("labels", {}), **OURS}}}
 
 
 def run_jobs(kubectl: Kubectl) -> dict[str, Object]:
     """Apply the examples and show them until they end."""
     for example in EXAMPLES:
         for path in sorted((ROOT / "examples" / example).glob("*.yaml")):
-            kubectl("apply", "-f", str(path))
+            kubectl.apply(*(labelled(found) for found in yaml.safe_load_all(path.read_text())))
     show.watch(
         lambda: {name: kubectl.find("finetunejob", name) for name in JOBS},
         lambda job: is_true(job, "Finished"),
@@ -221,13 +193,10 @@ def main() -> int:
     kubectl, images = Kubectl(os.environ.get("KUBECONFIG")), json.loads(args.images.read_text())
     try:
         show.step("installing the operator and the quick-start object store with Helm")
-        make_namespaces(kubectl)
-        install(kubectl, helm_values(images))
+        release.install(kubectl, helm_values(images))
         return 0 if args.install_only or run(kubectl, images) else 1
     except (CommandFailed, TimeoutError, subprocess.CalledProcessError) as error:
-        show.console.print(
-            f"[red]demo: {error}[/]\nRun `make demo` again when it is mended: it goes on where it stopped."
-        )
+        show.console.print(f"[red]demo: {error}[/]\nRun the same again when it is mended: it goes on where it stopped.")
         return 1
 
 

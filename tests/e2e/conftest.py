@@ -34,8 +34,8 @@ def cluster() -> Kubectl:
 
 @pytest.fixture(scope="session")
 def credentials(cluster: Kubectl) -> dict[str, str]:
-    """The quick-start store's Secret, as the demo namespace has it, with values still encoded."""
-    data: dict[str, str] = cluster.within("demo").get("secret", "s3")["data"]
+    """The quick-start store's Secret, as the demo's namespace has it, with values still encoded."""
+    data: dict[str, str] = cluster.within("finetune-demo").get("secret", "s3")["data"]
     return data
 
 

@@ -1,18 +1,101 @@
-"""The demo's decisions: what went with an earlier object store, which rows are held out."""
+"""The demo's decisions: what Helm is asked to do, what went with an earlier object store, which rows are held out."""
 
-from demo.__main__ import older
+import pytest
+
+from demo.__main__ import lost
 from demo.docstrings import Docstring, area_rows, pretraining_rows
-from demo.kubectl import Object
+from demo.kubectl import CommandFailed, Object
+from demo.release import OURS, UPGRADE, refuse_foreign, steps
+
+NOW = "state 0123456789abcdef"
+EARLIER = "state fedcba9876543210"
 
 
-def made(name: str, at: str, **metadata: object) -> Object:
-    return {"metadata": {"name": name, "creationTimestamp": f"2026-01-01T{at}Z", **metadata}}
+def revisions(*said: tuple[str, str]) -> list[Object]:
+    """A release's history as Helm tells it: status and description of each revision."""
+    return [{"revision": i, "status": status, "description": text} for i, (status, text) in enumerate(said, 1)]
 
 
-def test_what_is_older_than_the_newest_store_is_lost() -> None:
+@pytest.mark.parametrize(
+    ("found", "asked"),
+    [
+        pytest.param([], [UPGRADE], id="nothing is installed"),
+        pytest.param([("deployed", NOW)], [], id="nothing changed"),
+        pytest.param([("deployed", EARLIER)], [UPGRADE], id="chart or values changed"),
+        pytest.param([("failed", "Release failed: timed out")], [UPGRADE], id="the first install failed"),
+        pytest.param(
+            [("superseded", EARLIER), ("deployed", EARLIER), ("pending-upgrade", "Preparing upgrade")],
+            [("rollback", "2"), UPGRADE],
+            id="killed in an upgrade",
+        ),
+        pytest.param(
+            [("deployed", EARLIER), ("pending-upgrade", "Preparing upgrade"), ("pending-rollback", "Rollback to 1")],
+            [("rollback", "1"), UPGRADE],
+            id="killed in going back",
+        ),
+        pytest.param(
+            [("superseded", EARLIER), ("pending-upgrade", "Preparing upgrade"), ("deployed", "Rollback to 1")],
+            [UPGRADE],
+            id="killed after going back",
+        ),
+        pytest.param([("uninstalled", "Uninstallation complete")], [UPGRADE], id="removed, its history kept"),
+    ],
+)  # fmt: skip
+def test_a_release_of_the_demo_is_brought_to_what_it_should_be(
+    found: list[tuple[str, str]], asked: list[tuple[str, ...]]
+) -> None:
+    assert steps(revisions(*found), NOW, made_system=True) == asked
+
+
+@pytest.mark.parametrize(
+    ("found", "made_system"),
+    [
+        pytest.param([("deployed", "Install complete")], False, id="installed by hand"),
+        pytest.param([("deployed", "Install complete")], True, id="installed by hand where the demo once was"),
+        pytest.param([("superseded", NOW), ("deployed", "Upgrade complete")], True, id="the demo's, then taken over"),
+        pytest.param([("deployed", "Upgrade complete"), ("pending-upgrade", "Preparing upgrade")], True, id="while it changes"),
+        pytest.param([("superseded", "Install complete"), ("deployed", "Rollback to 1")], True, id="gone back"),
+        pytest.param([("pending-install", "Initial install underway")], False, id="while it is installed"),
+        pytest.param([("uninstalling", "Deletion in progress")], False, id="while it is removed"),
+    ],
+)  # fmt: skip
+def test_a_release_of_somebody_else_is_left_alone(found: list[tuple[str, str]], made_system: bool) -> None:
+    with pytest.raises(
+        CommandFailed, match=r"finetune-system has a Helm release .* did not make .* nothing was changed"
+    ):
+        steps(revisions(*found), NOW, made_system)
+
+
+def made(name: str, at: str, labels: dict[str, str] | None = OURS, **metadata: object) -> Object:
+    return {"metadata": {"name": name, "creationTimestamp": f"2026-01-01T{at}Z", "labels": labels, **metadata}}
+
+
+def test_a_namespace_of_somebody_else_is_left_alone() -> None:
+    refuse_foreign(None)
+    refuse_foreign(made("finetune-demo", "09:00:00"))
+    with pytest.raises(CommandFailed, match=r"finetune-demo app\.kubernetes\.io/part-of=finetune-demo"):
+        refuse_foreign(made("finetune-demo", "09:00:00", {"kubernetes.io/metadata.name": "finetune-demo"}))
+
+
+def test_what_the_demo_made_before_the_newest_store_is_lost() -> None:
     stores = [made("terminating", "10:00:00"), made("new", "12:00:00")]
-    jobs = [made("before", "11:59:59"), made("after", "12:00:01"), made("child", "09:00:00", ownerReferences=[{}])]
-    assert older(jobs, stores) == ["before"]
+    jobs = [
+        made("stdlib-base", "11:59:59"),
+        made("demo-data-0123abcd", "11:59:59"),
+        made("stdlib-areas", "12:00:01"),
+        made("stdlib-base-1", "09:00:00", ownerReferences=[{}]),
+    ]
+    assert lost(jobs, stores) == ["stdlib-base", "demo-data-0123abcd"]
+    assert lost(jobs, []) == []
+
+
+def test_what_somebody_else_made_in_the_namespace_is_not_lost() -> None:
+    jobs = [
+        made("support-bot", "09:00:00"),
+        made("stdlib-base", "09:00:00", labels=None),
+        made("demo-data-1", "09:00:00", {}),
+    ]
+    assert lost(jobs, [made("new", "12:00:00")]) == []
 
 
 def test_held_out_rows_are_not_pretrained_on() -> None:
