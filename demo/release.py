@@ -92,7 +92,10 @@ def steps(revisions: list[Object], description: str, made_system: bool) -> list[
         )
     if last["status"] == "deployed" and last["description"] == description:
         return []
-    if last["status"].startswith("pending") and done:  # an earlier run was killed inside Helm, which then refuses an upgrade
+    # An earlier run was killed inside Helm, which then refuses an upgrade.
+    if last["status"] == "uninstalling" or (last["status"].startswith("pending") and not done):
+        return [("uninstall", "--wait"), UPGRADE]  # there is no revision to go back to; the definitions stay
+    if last["status"].startswith("pending"):
         return [("rollback", str(done[-1]["revision"])), UPGRADE]
     return [UPGRADE]
 

@@ -9,6 +9,7 @@ from demo.release import OURS, UPGRADE, refuse_foreign, steps
 
 NOW = "state 0123456789abcdef"
 EARLIER = "state fedcba9876543210"
+REMOVE = ("uninstall", "--wait")
 
 
 def revisions(*said: tuple[str, str]) -> list[Object]:
@@ -22,7 +23,11 @@ def revisions(*said: tuple[str, str]) -> list[Object]:
         pytest.param([], [UPGRADE], id="nothing is installed"),
         pytest.param([("deployed", NOW)], [], id="nothing changed"),
         pytest.param([("deployed", EARLIER)], [UPGRADE], id="chart or values changed"),
+        pytest.param([("pending-install", "Initial install underway")], [REMOVE, UPGRADE], id="killed in the first install"),
         pytest.param([("failed", "Release failed: timed out")], [UPGRADE], id="the first install failed"),
+        pytest.param(
+            [("failed", "Release failed"), ("pending-upgrade", "Preparing upgrade")], [REMOVE, UPGRADE], id="killed in the second try"
+        ),
         pytest.param(
             [("superseded", EARLIER), ("deployed", EARLIER), ("pending-upgrade", "Preparing upgrade")],
             [("rollback", "2"), UPGRADE],
@@ -38,6 +43,7 @@ def revisions(*said: tuple[str, str]) -> list[Object]:
             [UPGRADE],
             id="killed after going back",
         ),
+        pytest.param([("uninstalling", "Deletion in progress")], [REMOVE, UPGRADE], id="killed in removing"),
         pytest.param([("uninstalled", "Uninstallation complete")], [UPGRADE], id="removed, its history kept"),
     ],
 )  # fmt: skip
