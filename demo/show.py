@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from demo.kubectl import Kubectl, Object, condition, find_tool, is_true
+from demo.release import NAMESPACE, RELEASE, SYSTEM
+from localcluster.layout import KUBECONFIG
 
 console = Console(highlight=False)
 PAUSE_SECONDS = 3
@@ -117,7 +119,15 @@ kubectl -n {kubectl.namespace} port-forward service/{model} 8080:80 &
 curl -s localhost:8080/v1/models
 curl -s localhost:8080/v1/completions -H 'Content-Type: application/json' \\
   -d '{{"model": "{model}", "prompt": "Open a connection to the server and send the request.\\nArea:", "max_tokens": 3}}'
-make demo-down      # when you are done
+{when_done(kubeconfig)}
 """,
         soft_wrap=True,  # lines to copy stay lines
     )
+
+
+def when_done(kubeconfig: str | None) -> str:
+    """How to be rid of it: the local cluster goes as a whole, of another one only what the demo made."""
+    if kubeconfig == str(KUBECONFIG):
+        return "make demo-down      # when you are done"
+    delete = f"kubectl delete namespace {NAMESPACE}      # when you are done"
+    return f"{delete}\nhelm uninstall {RELEASE} -n {SYSTEM}"

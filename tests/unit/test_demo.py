@@ -6,6 +6,8 @@ from demo.__main__ import lost
 from demo.docstrings import Docstring, area_rows, pretraining_rows
 from demo.kubectl import CommandFailed, Object
 from demo.release import OURS, UPGRADE, refuse_foreign, steps
+from demo.show import when_done
+from localcluster.layout import KUBECONFIG
 
 NOW = "state 0123456789abcdef"
 EARLIER = "state fedcba9876543210"
@@ -102,6 +104,13 @@ def test_what_somebody_else_made_in_the_namespace_is_not_lost() -> None:
         made("demo-data-1", "09:00:00", {}),
     ]
     assert lost(jobs, [made("new", "12:00:00")]) == []
+
+
+@pytest.mark.parametrize("kubeconfig", [None, "/home/ada/.kube/config"])
+def test_only_the_local_cluster_is_taken_down_as_a_whole(kubeconfig: str | None) -> None:
+    assert when_done(str(KUBECONFIG)).startswith("make demo-down ")
+    assert when_done(kubeconfig).startswith("kubectl delete namespace finetune-demo ")
+    assert when_done(kubeconfig).endswith("\nhelm uninstall finetune-operator -n finetune-system")
 
 
 def test_held_out_rows_are_not_pretrained_on() -> None:
