@@ -43,6 +43,13 @@ def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
         exams = Exams(suite.tuned, suite.base)
     if not exams.tuned:
         return GateResult(metric=rule.metric, passed=False, message=NO_ROWS)
+    rows = measured_rows(exams.tuned, rule.metric)
+    if not rows:
+        return GateResult(
+            metric=rule.metric,
+            passed=False,
+            message=f"{rule.metric} could be measured on none of the {len(exams.tuned)} held-out rows: none has what it compares",
+        )
     of_suite = f" of suite {rule.suite}" if rule.suite else ""
     value = figures(exams.tuned, [rule.metric])[rule.metric]
     checks = [
@@ -55,7 +62,7 @@ def _verdict(rule: GateRule, exams: Exams, seed: int) -> GateResult:
     return GateResult(
         metric=rule.metric,
         passed=all(held for held, _ in checks),
-        message=f"{rule.metric} is {value:.4g} on {measured_rows(exams.tuned, rule.metric)} rows{of_suite}: "
+        message=f"{rule.metric} is {value:.4g} on {rows} rows{of_suite}: "
         + "; ".join(f"{text}: {'yes' if held else 'no'}" for held, text in checks),
     )
 

@@ -1,5 +1,7 @@
 """The gate passes what is truly better, and nothing else."""
 
+from typing import Any
+
 import pytest
 
 from finetune_api.v1alpha1.evaluation import GateRule
@@ -87,6 +89,15 @@ def test_without_rows_or_base_no_rule_holds() -> None:
     ratio = GateRule(metric="Loss", max_ratio_to_base=1.0)
     assert [r.message for r in decide([BEATS_BOTH, ratio], Exams([]), seed=1)] == [NO_ROWS, NO_ROWS]
     assert [r.passed for r in decide([BEATS_BOTH, ratio], Exams(PERFECT), seed=1)] == [False, False]
+
+
+@pytest.mark.parametrize("rule", [{"beats": ["Base"]}, {"max_drop_versus_base": 0.5}, {"min": 0.0}])
+def test_what_no_row_can_show_is_not_passed(rule: dict[str, Any]) -> None:
+    [result] = decide([GateRule(metric="PreferenceAccuracy", **rule)], Exams(PERFECT, BASE), seed=1)
+    assert not result.passed
+    assert result.message == (
+        "PreferenceAccuracy could be measured on none of the 90 held-out rows: none has what it compares"
+    )
 
 
 def test_the_bootstrap_is_that_of_drawing_rows() -> None:
