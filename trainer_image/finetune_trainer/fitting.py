@@ -24,10 +24,12 @@ class Gpu(NamedTuple):
     """Bytes."""
     flops: float | None
     """Dense bfloat16 operations per second (data sheet); None where only the memory is stated."""
+    has_bfloat16: bool = True
+    """Elsewise it trains in float32."""
 
 
 MODELS: dict[GpuModel, Gpu] = {
-    "T4": Gpu("T4", int(14.6 * GIB), 65e12),
+    "T4": Gpu("T4", int(14.6 * GIB), None, has_bfloat16=False),
     "L4": Gpu("L4", int(22.0 * GIB), 121e12),
     "A10": Gpu("A10", int(22.1 * GIB), 125e12),
     "L40S": Gpu("L40S", int(44.4 * GIB), 362e12),

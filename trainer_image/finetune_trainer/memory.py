@@ -12,6 +12,8 @@ from finetune_api.v1alpha1.adapter import AdapterType
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 """Model types whose decoder layer is the one counted here."""
+LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+"""Names of the layer's linears."""
 QK_NORM = frozenset({"qwen3"})
 QKV_BIAS = frozenset({"qwen2"})
 

@@ -17,7 +17,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
-from finetune_trainer.memory import ADAM_BYTES, Load
+from finetune_trainer.memory import ADAM_BYTES, LINEARS, Load
 from finetune_trainer.plan_adapter import Inherited
 from finetune_trainer.usual import USUAL
 
@@ -91,7 +91,9 @@ class Size(NamedTuple):
 def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapterSpec) -> bool:
     """Whether such trainings were measured."""
     is_usual = stated.optimizer in (None, *ADAM_BYTES) and not stated.label_smoothing
-    is_measured = is_usual and not adapter.frozen_layers and not adapter.new_tokens
+    is_everywhere = set(adapter.target_modules) in ({"all-linear"}, LINEARS) and not adapter.layers
+    is_even = is_everywhere and not adapter.rank_pattern and not adapter.new_tokens
+    is_measured = is_usual and (not adapter.frozen_layers if adapter.type == "Full" else is_even)
     return method in ("sft", "cpt") and stated.precision != "Float32" and is_measured
 
 
@@ -108,7 +110,13 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
     by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
     is_spread = seen.processes > 1 and adapter.type == "Full"  # memory of which was not measured
-    if gpu is None or seen.base.shape is None or is_spread or not _is_counted(seen.method, stated, adapter):
+    if (
+        gpu is None
+        or not gpu.has_bfloat16
+        or seen.base.shape is None
+        or is_spread
+        or not _is_counted(seen.method, stated, adapter)
+    ):
         return by_rule, Forecast(efficiency)
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
     moments: Literal["AdamW", "AdamW8bit"] = "AdamW8bit" if stated.optimizer == "AdamW8bit" else "AdamW"

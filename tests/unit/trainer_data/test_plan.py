@@ -16,7 +16,7 @@ from finetune_trainer.base_model import BaseFacts, stateful_layers
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
 from finetune_trainer.encode import IGNORED, Example
-from finetune_trainer.memory import Shape
+from finetune_trainer.memory import LINEARS, Shape
 from finetune_trainer.plan import Choices, Plan, decide
 from finetune_trainer.sizing import Situation
 
@@ -324,12 +324,11 @@ class TestMemory:
 
     EIGHT = Shape(4096, 14336, 32, 32, 8, 128, 128256, False)
 
-    def planned(self, backend: dict[str, Any] | None, **training: Any) -> tuple[Plan, Choices]:
+    def planned(self, backend: dict[str, Any] | None, adapter: dict[str, Any] | None = None) -> tuple[Plan, Choices]:
         choices = Choices()
         base = BaseFacts(ResolvedBaseModel(), 8192, is_large=True, random=False, shape=self.EIGHT)
-        spec = (
-            a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096, **training}) if backend else a_spec()
-        )
+        members = {"adapter": adapter} if adapter else {}
+        spec = a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096}, **members)
         rows = {"train": lengths(*[3000] * 100)}
         return decide(Situation(spec, base, rows), choices), choices
 
@@ -350,8 +349,25 @@ class TestMemory:
 
     def test_a_job_that_cannot_fit_is_refused_before_it_takes_a_gpu(self) -> None:
         with pytest.raises(Failure, match=r"training needs at least .* GiB on the GPU") as caught:
-            self.planned({"gpus": 1, "gpuModel": "T4"})
+            self.planned({"gpus": 1, "gpuMemory": "15Gi"})
         assert caught.value.reason is Reason.DOES_NOT_FIT
+
+    @pytest.mark.parametrize(
+        ("backend", "adapter"),
+        [
+            pytest.param({"gpuModel": "T4"}, {}, id="a GPU without bfloat16 trains in float32"),
+            pytest.param({"gpuMemory": "15Gi"}, {"targetModules": ["q_proj"]}, id="some linear layers"),
+            pytest.param({"gpuMemory": "15Gi"}, {"layers": [0]}, id="some layers"),
+            pytest.param({"gpuMemory": "15Gi"}, {"rankPattern": {"q_proj": 64}}, id="several ranks"),
+        ],
+    )
+    def test_what_was_not_measured_is_not_refused(self, backend: dict[str, Any], adapter: dict[str, Any]) -> None:
+        found, _ = self.planned({"gpus": 1, **backend}, {"type": "LoRA", **adapter})
+        assert found.forecast.memory is None
+
+    def test_all_linear_layers_by_name_are_all_of_them(self) -> None:
+        named = {"type": "LoRA", "targetModules": sorted(LINEARS)}
+        assert self.planned({"gpus": 1, "gpuModel": "H200"}, named)[0].forecast.memory is not None
 
     def test_the_status_holds_it(self) -> None:
         found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
