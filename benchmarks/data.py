@@ -126,6 +126,7 @@ def ours(path: Path, tokenizer: Path | None, *, near: bool) -> str:
     """As the prepare stage does; without a tokenizer only what comes before the tokens."""
     from finetune_api.v1alpha1.dataset import DatasetSpec, Quality
     from finetune_trainer.data.examining import Looking, examine
+    from finetune_trainer.data.findings import Findings
     from finetune_trainer.data.progress import Progress
     from finetune_trainer.data.sources import SourceFile
     from finetune_trainer.data.splits import Wanted, prepare_splits
@@ -139,7 +140,7 @@ def ours(path: Path, tokenizer: Path | None, *, near: bool) -> str:
     wanted = Wanted(DatasetSpec.model_validate(spec), "sft", frozenset(), 42)
     folder = path.parent / f"ours-{os.getpid()}"
     told = Progress(lambda step, done, total: print(f"    {step}: {done:,}", flush=True))
-    data = prepare_splits([SourceFile("train", path.name, path)], wanted, folder, told)
+    data = prepare_splits([SourceFile("train", path.name, path)], wanted, folder, told, Findings())
     result = f"{data.rows}, {data.duplicates} copies, {data.near_duplicates} nearly"
     if tokenizer is not None:
         tokens = encoder(_loaded(tokenizer), data.format, True)

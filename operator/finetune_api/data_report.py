@@ -114,11 +114,13 @@ class DataReport(ApiModel):
     invalid: int
     """Left out as invalid."""
     invalid_rows: Annotated[list[InvalidRow], Field(max_length=MOST_FINDINGS)]
-    """The first of them."""
+    """The first of them; all are in invalid-rows.jsonl."""
+    invalid_kinds: Counts = Field(default_factory=list)
+    """What is wrong, by field; numbers left out of both."""
     duplicates: int
     """Left out as copies."""
-    near_duplicates: int
-    """Left out as nearly copies (deduplicate: Near)."""
+    near_duplicates: int | None = None
+    """Left out as nearly copies; null where they were not looked for (dataset.quality.deduplicate is not Near)."""
     out_of_range: int
     """Left out for minTokens or maxTokens."""
     overlaps: Annotated[list[Overlap], Field(max_length=16)]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import Resolved
-from finetune_api.data_report import DataReport
+from finetune_api.data_report import DataReport, InvalidRow
 from finetune_api.pods import MAX_SUMMARY_BYTES, Summary
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_storage import Store, open_store
@@ -305,7 +305,8 @@ class TestBrokenRows:
             finding = message.split(f"data/train.jsonl line {number}", 1)[1].split(";")[0]
             assert words in finding
         assert "SECRET" not in found.log
-        assert store.list("out/") == []
+        [listed] = store.list("out/")
+        assert b"SECRET" not in store.get(listed)
 
     def test_roles_out_of_order(self, prepare: Prepare) -> None:
         broken = {
@@ -337,11 +338,26 @@ class TestBrokenRows:
         assert found.prepared.dataset.invalid == 1
         assert found.prepared.dataset.splits[0].rows == 3
 
-    def test_only_the_first_findings_are_in_the_message(self, prepare: Prepare) -> None:
-        found = prepare([*answers(1), *["{"] * 500])
-        assert "500 of 501 rows are invalid" in found.failure(Reason.DATA_INVALID)
-        assert "and 490 more" in found.failure(Reason.DATA_INVALID)
+    def test_the_message_has_the_first_findings_and_the_output_all(self, prepare: Prepare, store: Store) -> None:
+        found = prepare([*answers(1), *["{"] * 300, *[{"prompt": "a", "completion": ""}] * 200])
+        message, listed = found.failure(Reason.DATA_INVALID), "out/team-a/job/uid-1/invalid-rows.jsonl"
+        assert "500 of 501 rows are invalid" in message
+        assert f"and 490 more, all in {store.uri(listed)}" in message
         assert len(found.message) <= MAX_SUMMARY_BYTES
+        rows = [InvalidRow.model_validate_json(line) for line in store.get(listed).splitlines()]
+        assert [row.place for row in rows] == [f"line {place}" for place in range(2, 502)]
+        assert (rows[-1].field, rows[-1].found) == ("completion", "an empty string")
+
+    def test_the_report_is_a_page_before_anything_is_trained(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        rows = [*answers(3), *[{"prompt": "a", "completion": ""}] * 2]
+        prepare(rows, dataset=dataset(bucket, quality={"onInvalidRow": "Drop"})).prepared  # noqa: B018
+        report = DataReport.model_validate_json(store.get("out/team-a/job/uid-1/data/report.json"))
+        assert [(kind.name, kind.rows) for kind in report.invalid_kinds] == [("completion: an empty string", 2)]
+        assert report.near_duplicates is None, "nobody looked for them"
+        page = store.get("out/team-a/job/uid-1/data-report.html").decode()
+        assert "<h1>team-a/job: data</h1>" in page
+        for shown in ("completion: an empty string", "Tokens of an answer (train)", "5 rows read"):
+            assert shown in page
 
     def test_an_empty_file(self, prepare: Prepare) -> None:
         assert "no rows" in prepare(b"\n").failure(Reason.DATA_INVALID)

@@ -90,7 +90,7 @@ def publish(
         splits=[split.statistics for split in splits],
         duplicates=data.duplicates,
         invalid=data.invalid,
-        near_duplicates=data.near_duplicates,
+        near_duplicates=data.near_duplicates or 0,
         resolved_digest=digest_of(resolved),
     )
     return Outcome(dataset=found, plan=PlanStatus(choices=choices.made))

@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from finetune_api.artifacts import (
     DATA,
+    DATA_PAGE,
     DATA_REPORT,
+    INVALID_ROWS,
     RESOLVED,
     TOKENIZER,
     Manifest,
@@ -35,6 +37,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     TrainerStatus,
 )
 from finetune_stage.outcome import Places
+from finetune_stage.page import data_page
 from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer import base_model, delegation, initial, new_tokens, previous, reward_model
@@ -42,6 +45,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
 from finetune_trainer.data.examining import Examined, Looking, examine
+from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.mixing import Mixing
 from finetune_trainer.data.preview import write_preview
 from finetune_trainer.data.progress import Progress
@@ -77,7 +81,7 @@ def run(config: JobConfig, places: Places) -> Outcome:
         is_delegated = delegation.is_delegated(config)
         sources = fetch_sources(config.spec.dataset, places, delegation.storage_url(config))
         base = None if is_delegated else _base(config, places)
-        data = prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress)
+        data = _split(config, sources, store, places, progress)
         choices = Choices()
         _note_data_choices(config, data, choices)
         if base is None:
@@ -93,6 +97,18 @@ def run(config: JobConfig, places: Places) -> Outcome:
         )
     plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data), inherited), choices)
     return _publish(config, checked, plan, choices, store, places)
+
+
+def _split(config: JobConfig, sources: list[SourceFile], store: Store, places: Places, progress: Progress) -> Prepared:
+    """The rows, each in its split; those that are invalid are listed in the output, above all where the job ends because of them."""
+    listed = places.work_dir / INVALID_ROWS
+    findings = Findings(kept_at=store.uri(INVALID_ROWS))
+    try:
+        with listed.open("w", encoding="utf-8") as findings.file:
+            return prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress, findings)
+    finally:
+        if findings.count:
+            store.upload(listed, INVALID_ROWS)
 
 
 def _wanted(config: JobConfig) -> Wanted:
@@ -218,6 +234,7 @@ def _publish(
     splits = _splits(checked, plan, method)
     report = data_report(checked.data, checked.found, plan.training, checked.sources)
     (places.work_dir / DATA_REPORT).write_bytes(document(report))
+    store.put(DATA_PAGE, data_page(report, f"{config.namespace}/{config.name}").encode())
     data_digest = commit_folder(store, places.work_dir / DATA, DATA, Manifest(kind="Data", files=[]))
     resolved = document(
         Resolved(
@@ -260,7 +277,7 @@ def _status(checked: Checked, splits: list[PreparedSplit], resolved_digest: Dige
         splits=[split.statistics for split in splits],
         duplicates=data.duplicates,
         invalid=data.findings.count,
-        near_duplicates=data.near_duplicates,
+        near_duplicates=data.near_duplicates or 0,
         out_of_range=found.out_of_range,
         overlapping=found.overlapping,
         contaminated=found.contaminated,

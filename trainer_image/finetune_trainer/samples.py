@@ -4,7 +4,7 @@ from finetune_stage.chats import answer_of, chat_of
 from finetune_stage.page import Sample
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
-from finetune_trainer.data.privacy import PERSONAL, SECRETS, kinds
+from finetune_trainer.data.privacy import is_sensitive
 
 LONGEST = 1_200
 """Characters of a text that are shown."""
@@ -12,7 +12,7 @@ LONGEST = 1_200
 
 def shareable(text: str) -> str | None:
     """The text, cut; None where something in it looks like a secret or like personal data."""
-    if kinds(text, SECRETS) or kinds(text, PERSONAL):
+    if is_sensitive(text):
         return None
     return text if len(text) <= LONGEST else f"{text[:LONGEST]} …"
 

@@ -1,6 +1,6 @@
 """The page's sections, from what the job's folder already has. Every text of the job is escaped."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from math import log10
@@ -18,8 +18,8 @@ from finetune_api.v1alpha1.finetunejob_status import (
 from finetune_stage.page.curves import curve
 from finetune_stage.page.data import data
 from finetune_stage.page.forecast import compared
+from finetune_stage.page.frame import document, section, table
 from finetune_stage.page.samples import Sample, samples
-from finetune_stage.page.style import STYLE
 from finetune_stage.scores import LOWER_IS_BETTER, Confusion, LabelFigures
 
 CURVES = {
@@ -64,35 +64,21 @@ def page(seen: Contents) -> str:
     name = escape(f"{seen.resolved.namespace}/{seen.resolved.name}")
     sections = [
         _head(seen),
-        _section("What stands out", _diagnosis(seen.diagnosis)),
-        _section("Before and after", _figures(seen.summary)),
-        *(
-            _section(f"Suite {escape(each.name)}", _suite(each))
-            for each in (seen.summary and seen.summary.suites) or ()
-        ),
-        _section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
-        _section("Answers", samples(seen.samples)),
-        _section("Label by label", _labels(seen.labels)),
-        _section("Right label against most probable label", _confusion(seen.confusion)),
-        _section("Course", _curves(seen.metrics) + _ending(seen.validation)),
-        _section("Search for the learning rate", _search(seen.search)),
-        _section("Plan against measured", _plan(seen)),
-        _section("Data", _data(seen.resolved) + data(seen.data)),
-        _section("Decided for you", _choices(seen.resolved)),
-        _section(
-            "Made with", _table(["Library", "Version"], [[escape(k), escape(v)] for k, v in seen.versions.items()])
-        ),
+        section("What stands out", _diagnosis(seen.diagnosis)),
+        section("Before and after", _figures(seen.summary)),
+        *(section(f"Suite {escape(each.name)}", _suite(each)) for each in (seen.summary and seen.summary.suites) or ()),
+        section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
+        section("Answers", samples(seen.samples)),
+        section("Label by label", _labels(seen.labels)),
+        section("Right label against most probable label", _confusion(seen.confusion)),
+        section("Course", _curves(seen.metrics) + _ending(seen.validation)),
+        section("Search for the learning rate", _search(seen.search)),
+        section("Plan against measured", _plan(seen)),
+        section("Data", _data(seen.resolved) + data(seen.data)),
+        section("Decided for you", _choices(seen.resolved)),
+        section("Made with", table(["Library", "Version"], [[escape(k), escape(v)] for k, v in seen.versions.items()])),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>{name}</title><style>{STYLE}</style></head><body><main>{''.join(sections)}</main></body></html>\n"
-    )
-
-
-def _section(title: str, body: str) -> str:
-    """Nothing where there is nothing to show."""
-    return f"<section><h2>{title}</h2>{body}</section>" if body else ""
+    return document(name, sections)
 
 
 def _head(seen: Contents) -> str:
@@ -133,8 +119,7 @@ def _verdict(verdict: GateResult) -> str:
 def _figures(summary: EvaluationStatus | None) -> str:
     if summary is None or not summary.rows:
         return ""
-    table = _compared(summary.base or {}, summary.tuned)
-    return f'{table}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
+    return f'{_compared(summary.base or {}, summary.tuned)}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
 
 
 def _suite(suite: SuiteStatus) -> str:
@@ -146,7 +131,7 @@ def _compared(base: dict[str, float], tuned: dict[str, float]) -> str:
         [escape(name), f"{base[name]:.4g}" if name in base else "-", f"<b>{value:.4g}</b>", _change(name, base, value)]
         for name, value in tuned.items()
     ]
-    return _table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
+    return table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
 
 
 def _change(name: str, base: dict[str, float], value: float) -> str:
@@ -163,18 +148,18 @@ def _labels(found: dict[str, LabelFigures] | None) -> str:
         [escape(label), str(each.rows), *(f"{value:.3f}" for value in (each.precision, each.recall, each.f1))]
         for label, each in found.items()
     ]
-    return _table(["Label", "Rows", "Precision", "Recall", "F1"], rows, numbers={1, 2, 3, 4})
+    return table(["Label", "Rows", "Precision", "Recall", "F1"], rows, numbers={1, 2, 3, 4})
 
 
-def _confusion(table: Confusion | None) -> str:
-    labels = sorted({*(table or {}), *(said for row in (table or {}).values() for said in row)})
-    if not table or len(labels) > MOST_LABELS:
+def _confusion(counted: Confusion | None) -> str:
+    labels = sorted({*(counted or {}), *(said for row in (counted or {}).values() for said in row)})
+    if not counted or len(labels) > MOST_LABELS:
         return ""
     rows = [
         [f"<b>{escape(right)}</b>", *(str(said.get(label, 0) or "·") for label in labels)]
-        for right, said in sorted(table.items())
+        for right, said in sorted(counted.items())
     ]
-    return _table(["", *map(escape, labels)], rows, numbers=set(range(1, len(labels) + 1)))
+    return table(["", *map(escape, labels)], rows, numbers=set(range(1, len(labels) + 1)))
 
 
 def _curves(lines: list[dict[str, float | str]]) -> str:
@@ -202,24 +187,14 @@ def _search(found: RateSearch | None) -> str:
 def _plan(seen: Contents) -> str:
     plan = seen.resolved.forecast if isinstance(seen.resolved, Resolved) else None
     rows = [[row.name, *(each or "-" for each in row[1:])] for row in compared(plan, seen.peak, seen.metrics)]
-    return _table(["", "Planned", "Measured", "Planned less measured"], rows, numbers={1, 2, 3}) if rows else ""
+    return table(["", "Planned", "Measured", "Planned less measured"], rows, numbers={1, 2, 3}) if rows else ""
 
 
 def _data(resolved: Resolved | ResolvedDelegation) -> str:
     rows = [[split.statistics.name, f"{split.statistics.rows:,}"] for split in resolved.splits]
-    table = _table(["Split", "Rows"], rows, numbers={1})
-    return f'{table}<p class="under">{resolved.format}, <code>{resolved.data_digest}</code></p>'
+    return f'{table(["Split", "Rows"], rows, numbers={1})}<p class="under">{resolved.format}, <code>{resolved.data_digest}</code></p>'
 
 
 def _choices(resolved: Resolved | ResolvedDelegation) -> str:
     rows = [[f"<code>{escape(c.field)}</code>", escape(c.value), escape(c.reason)] for c in resolved.choices]
-    return _table(["Field", "Value", "Why"], rows) if rows else ""
-
-
-def _table(head: list[str], rows: list[list[str]], numbers: Set[int] = frozenset()) -> str:
-    def row(cells: list[str], tag: str) -> str:
-        shown = [f"<{tag}{' class=number' if i in numbers else ''}>{cell}</{tag}>" for i, cell in enumerate(cells)]
-        return f"<tr>{''.join(shown)}</tr>"
-
-    body = "".join(row(cells, "td") for cells in rows)
-    return f'<div class="scroll"><table><thead>{row(head, "th")}</thead><tbody>{body}</tbody></table></div>'
+    return table(["Field", "Value", "Why"], rows) if rows else ""

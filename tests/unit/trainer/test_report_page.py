@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import PreparedSplit, RateSearch, Resolved, ResolvedAdapterSpec
-from finetune_api.data_report import DataReport
+from finetune_api.data_report import DataReport, InvalidRow
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
     Choice,
@@ -20,7 +20,7 @@ from finetune_api.v1alpha1.finetunejob_status import (
     ResolvedBaseModel,
     SplitStatistics,
 )
-from finetune_stage.page import Contents, Sample, page
+from finetune_stage.page import Contents, Sample, data_page, page
 from finetune_stage.page.curves import curve
 from prepared_jobs import spec_of, training
 
@@ -179,6 +179,17 @@ def test_the_page_shows_answers_data_and_plan() -> None:
     assert "<td>Training (seconds)</td><td class=number>2</td><td class=number>0.8889</td>" in text, (
         "8 tokens at 9 a second"
     )
+
+
+def test_the_page_of_the_data_is_whole_and_escapes_what_it_shows() -> None:
+    finding = {"file": "<a>.jsonl", "place": "line 7", "field": "x", "found": "null", "expected": "a string"}
+    seen = DATA.model_copy(update={"invalid": 1, "invalid_rows": [InvalidRow.model_validate(finding)]})
+    text = data_page(seen, "team-a/<tiny>")
+    reader = Balanced()
+    reader.feed(text)
+    assert reader.open == []
+    for shown in ("team-a/&lt;tiny&gt;", "&lt;a&gt;.jsonl", "Rows beyond 64 tokens", "Rows of a class (train)"):
+        assert shown in text
 
 
 def test_what_a_job_brings_along_is_text() -> None:

@@ -9,6 +9,7 @@ import pytest
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Quality
 from finetune_trainer.data.examining import Examined, Looking, examine
+from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.preview import preview
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
@@ -27,7 +28,7 @@ def examined(folder: Path, sources: dict[str, list[dict[str, Any]]], method: str
             files.append(SourceFile(split, f"{split}.jsonl", path))
     silent = Progress(lambda *_: None)
     data = prepare_splits(
-        files, Wanted(DatasetSpec.model_validate(spec), method, frozenset(), 1), folder / "data", silent
+        files, Wanted(DatasetSpec.model_validate(spec), method, frozenset(), 1), folder / "data", silent, Findings()
     )
     encoder = Encoder(word_tokenizer(), "Text", True, None)
     return examine(data, Looking(encoder, Quality(**quality), frozenset(), ()), silent)
@@ -62,3 +63,10 @@ def test_the_preview_marks_what_is_learned(tmp_path: Path) -> None:
         "    see     0-1     <unk>|<unk>",
         "  learn     2-3     <unk>|</s>",
     ]
+
+
+def test_the_preview_shows_no_personal_data(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "who?", "completion": " ann@example.org"}\n')
+    shown = preview(path, Encoder(word_tokenizer(), "PromptCompletion", True, None), 3)
+    assert shown.endswith("row 1: not shown, it seems to hold a secret or personal data\n")

@@ -9,6 +9,7 @@ import pytest
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Quality
 from finetune_trainer.data.examining import Examined, Looking, examine
+from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.mixing import Mixing, merged
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import Role, SourceFile
@@ -32,7 +33,7 @@ def mixed(folder: Path, sources: dict[Role, list[str]], share: float, seed: int 
     spec = {role: {"uri": f"s3://bucket/{role}.jsonl"} for role in sources if role != "mix"}
     wanted = Wanted(DatasetSpec.model_validate(spec | {"quality": quality}), "cpt", frozenset(), seed)
     silent = Progress(lambda *_: None)
-    data = prepare_splits(files, wanted, folder / "data", silent)
+    data = prepare_splits(files, wanted, folder / "data", silent, Findings())
     encoder = Encoder(word_tokenizer(), "Text", True, None)
     looking = Looking(encoder, Quality(**quality), frozenset(), (), Mixing(share, seed))
     return examine(data, looking, silent)

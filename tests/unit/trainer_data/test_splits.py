@@ -9,6 +9,7 @@ import pytest
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import DatasetSpec, Split
 from finetune_trainer.data.cleaning import cut, row_digest
+from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
@@ -30,7 +31,7 @@ def prepared(folder: Path, sources: dict[str, list[dict[str, Any]]], seed: int =
             files.append(SourceFile(split, f"{split}.jsonl", path))
             dataset[split] = {"uri": f"s3://bucket/{split}.jsonl"}
     wanted = Wanted(DatasetSpec.model_validate(dataset), "cpt", frozenset(), seed)
-    return prepare_splits(files, wanted, folder / "data", Progress(lambda *_: None))
+    return prepare_splits(files, wanted, folder / "data", Progress(lambda *_: None), Findings())
 
 
 def rows(found: Prepared, split: str) -> list[dict[str, Any]]:
@@ -120,5 +121,5 @@ class TestSplits:
         spec = {"train": {"uri": "s3://bucket/pairs.jsonl"}, "quality": {"deduplicate": "Near"}}
         wanted = Wanted(DatasetSpec.model_validate(spec), "kto", frozenset(), 1)
         files = [SourceFile("train", "pairs.jsonl", path)]
-        found = prepare_splits(files, wanted, tmp_path / "data", Progress(lambda *_: None))
+        found = prepare_splits(files, wanted, tmp_path / "data", Progress(lambda *_: None), Findings())
         assert (found.rows, found.near_duplicates) == ({"train": 2}, 0)

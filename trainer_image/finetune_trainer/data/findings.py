@@ -1,8 +1,11 @@
 """What is wrong with a dataset's rows, in words that never quote a row."""
 
+import json
+import re
 import sys
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
 
 SHOWN = 10
 """Findings in the message; the rest are counted."""
@@ -10,6 +13,9 @@ KEPT = 100
 """Findings in the report."""
 LOGGED = 1000
 """Findings in the pod's log."""
+KINDS = 1000
+"""Kinds of findings that are told apart."""
+NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,17 @@ class Broken(Exception):
 
 @dataclass
 class Findings:
-    """Invalid rows: the first ones in full, all of them counted."""
+    """Invalid rows: the first ones in full, all of them counted, and written down where there is a file for it."""
 
     rows: int = 0
     """Rows read, valid or not."""
     count: int = 0
     first: list[Finding] = field(default_factory=list)
+    kinds: Counter[str] = field(default_factory=Counter)
+    file: TextIO | None = None
+    """JSON lines."""
+    kept_at: str = ""
+    """Where the file will be found."""
 
     def add(self, file: str, place: str, broken: Broken) -> None:
         """Note an invalid row."""
@@ -55,10 +66,16 @@ class Findings:
             self.first.append(finding)
         if self.count <= LOGGED:
             print(finding, file=sys.stderr)
+        kind = f"{NUMBER.sub('', broken.field)}: {NUMBER.sub('…', broken.found)}"
+        if kind in self.kinds or len(self.kinds) < KINDS:
+            self.kinds[kind] += 1
+        if self.file is not None:
+            self.file.write(json.dumps(asdict(finding), ensure_ascii=False) + "\n")
 
     def sentence(self) -> str:
         """What the user reads."""
-        more = f"; and {self.count - SHOWN} more" if self.count > SHOWN else ""
+        where = f", all in {self.kept_at}" if self.kept_at else ""
+        more = f"; and {self.count - SHOWN} more{where}" if self.count > SHOWN else ""
         listed = "; ".join(str(finding) for finding in self.first[:SHOWN])
         return f"{self.count} of {self.rows} rows {'is' if self.count == 1 else 'are'} invalid: {listed}{more}"
 

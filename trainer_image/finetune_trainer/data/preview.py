@@ -1,12 +1,14 @@
 """data/preview.txt: the first rows as the model sees them, token by token, with what is learned marked.
 
-It lies beside the data, for a person to read; neither the status nor a log has any of it.
+It lies beside the data, for a person to read; neither the status nor a log has any of it. A row that seems to hold a secret or
+personal data is not shown.
 """
 
 import json
 from itertools import groupby, islice
 from pathlib import Path
 
+from finetune_trainer.data.privacy import is_sensitive
 from finetune_trainer.data.splits import Prepared
 from finetune_trainer.encode import IGNORED, Encoder, Example
 
@@ -27,7 +29,9 @@ def preview(path: Path, encoder: Encoder, rows: int) -> str:
     """The first rows of a prepared file."""
     with path.open("rb") as file:
         shown = [
-            _row(number, encoder.training(json.loads(line)), encoder)
+            f"row {number}: not shown, it seems to hold a secret or personal data\n"
+            if is_sensitive(line.decode())
+            else _row(number, encoder.training(json.loads(line)), encoder)
             for number, line in enumerate(islice(file, rows), 1)
         ]
     return "\n".join([HEADING, *shown])

@@ -51,6 +51,11 @@ def kinds(text: str, patterns: dict[str, re.Pattern[str]]) -> list[str]:
     ]
 
 
+def is_sensitive(text: str) -> bool:
+    """Whether something in it looks like a secret or like personal data."""
+    return bool(kinds(text, SECRETS) or kinds(text, PERSONAL))
+
+
 def _found(kind: str, pattern: re.Pattern[str], text: str) -> bool:
     if kind != "payment card":
         return pattern.search(text) is not None

@@ -37,6 +37,7 @@ def data_report(
         rows_read=data.findings.rows,
         invalid=data.findings.count,
         invalid_rows=[InvalidRow.model_validate(vars(finding)) for finding in data.findings.first],
+        invalid_kinds=counts(data.findings.kinds),
         duplicates=data.duplicates,
         near_duplicates=data.near_duplicates,
         out_of_range=found.out_of_range,

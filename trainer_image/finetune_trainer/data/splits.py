@@ -54,7 +54,8 @@ class Prepared:
     sources: dict[str, int]
     """Rows per file, valid or not."""
     duplicates: int = 0
-    near_duplicates: int = 0
+    near_duplicates: int | None = None
+    """None where they were not looked for."""
 
     @property
     def invalid(self) -> int:
@@ -72,8 +73,10 @@ class _Checked(NamedTuple):
     """256 bytes a row where near duplicates are looked for."""
 
 
-def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, progress: Progress) -> Prepared:
-    """Write train.jsonl and the held-out files into ``folder``."""
+def prepare_splits(
+    sources: list[SourceFile], wanted: Wanted, folder: Path, progress: Progress, findings: Findings
+) -> Prepared:
+    """Write train.jsonl and the held-out files into ``folder``; ``findings`` takes the invalid rows."""
     quality = wanted.dataset.quality or Quality()
     by_split = {role: [source for source in sources if source.split == role] for role in ROLES}
     format_ = row_format(by_split["train"], wanted.dataset, wanted.method)
@@ -85,7 +88,8 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, prog
         files={split: folder / f"{split}.jsonl" for split in splits},
         general=folder / "general.jsonl" if by_split["mix"] else None,
         rows=dict.fromkeys(filled, 0),
-        findings=Findings(),
+        findings=findings,
+        near_duplicates=0 if quality.deduplicate == "Near" else None,
         sources=dict.fromkeys((source.name for source in sources), 0),
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -102,7 +106,7 @@ def prepare_splits(sources: list[SourceFile], wanted: Wanted, folder: Path, prog
 
 def _check(split: Role, sources: list[SourceFile], prepared: Prepared, wanted: Wanted, progress: Progress) -> _Checked:
     columns, format_ = wanted.dataset.columns or Columns(), prepared.row_format
-    near = wanted.dataset.quality is not None and wanted.dataset.quality.deduplicate == "Near"
+    near = prepared.near_duplicates is not None
     checked = _Checked(split, prepared.files["train"].with_name(f"{split}.checked"), [], bytearray())
     progress.begin(f"checking {split}")
     with checked.path.open("wb") as out:
@@ -145,7 +149,7 @@ def _distribute(checked: list[_Checked], prepared: Prepared, wanted: Wanted) -> 
                     prepared.duplicates += 1
                     continue
                 if is_near:
-                    prepared.near_duplicates += 1
+                    prepared.near_duplicates = (prepared.near_duplicates or 0) + 1
                     continue
                 here.add(digest)
                 split = held_out.get(digest, part.split)
@@ -192,6 +196,6 @@ def _refuse_empty(prepared: Prepared) -> None:
         raise Failure(
             Reason.DATA_INVALID,
             f"no rows are left for {' and '.join(empty)}: of {prepared.findings.rows} rows read {prepared.findings.count} "
-            f"are invalid and {prepared.duplicates + prepared.near_duplicates} repeat another row of the same or of a "
+            f"are invalid and {prepared.duplicates + (prepared.near_duplicates or 0)} repeat another row of the same or of a "
             "held-out split",
         )
