@@ -12,6 +12,18 @@ from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 from finetune_trainer.exam import Exam
 from finetune_trainer.rewards import Answer, answer_text
 
+UNCHANGED = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "typical_p": 1.0,
+    "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0,
+    "num_beams": 1,
+}
+"""The model's own probabilities: transformers takes what is left out here from the base's generation_config.json."""
 TIMED_ROWS = 32
 """Latencies are of so many answers, the first ones."""
 
@@ -63,8 +75,9 @@ def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int
     pad = exam.stop_tokens[0]  # masked out before the prompt, cut off after the answer
     ids, mask = padded(prompts, pad, model.device, left=True)
     asked = exam.generation
-    sampled = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p or 1.0, "top_k": 0}
+    sampled = {"do_sample": True, "temperature": asked.temperature, "top_p": asked.top_p or 1.0}
     config = GenerationConfig(
+        **UNCHANGED,
         max_new_tokens=exam.max_new_tokens,
         eos_token_id=exam.stop_tokens,
         pad_token_id=pad,

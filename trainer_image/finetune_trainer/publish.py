@@ -20,6 +20,7 @@ from finetune_api.artifacts import (
     Manifest,
 )
 from finetune_api.data_report import DataReport
+from finetune_api.matrix import SAMPLING_METHODS
 from finetune_api.pods import Trained
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, ResolvedBaseModel
 from finetune_stage import record
@@ -157,7 +158,8 @@ def _evidence(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
     summary = outcome.summary
     base = (summary.base if summary else None) or {}
     return Evidence(
-        losses=[(line["step"], line["loss"]) for line in metrics],
+        # The loss of a method that samples answers goes about zero whatever is learned.
+        losses=[] if inputs.resolved.method in SAMPLING_METHODS else [(line["step"], line["loss"]) for line in metrics],
         train_rows=rows,
         held_out_rows=summary.rows if summary else 0,
         passes=metrics[-1].get("epoch", 0.0) if metrics else 0.0,

@@ -10,6 +10,7 @@ from finetune_api.artifacts import Resolved
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.methods import KtoMethod
 from finetune_stage.scores import RowScore
+from finetune_trainer.adapter import reference
 from finetune_trainer.encode import IGNORED, Encoder, Example, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
@@ -116,7 +117,7 @@ def _row(encoder: Encoder, fields: Fields, max_length: int) -> dict[str, Any]:
 def _with_reference(lesson: Lesson) -> Any:
     rows = lesson.dataset
     numerics = Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])
-    with at_rest(lesson.model), numerics.autocast():
+    with reference(lesson.model), at_rest(lesson.model), numerics.autocast():
         for name, answer in (("ref_logps", "completion_ids"), ("ref_KL_logps", "KL_completion_ids")):
             examples = [
                 Example(row["prompt_ids"] + row[answer], [IGNORED] * len(row["prompt_ids"]) + row[answer])

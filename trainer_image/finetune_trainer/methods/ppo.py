@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import GenerationConfig, Trainer, TrainingArguments
 from trl.trainer.utils import disable_dropout_in_model
 
-from finetune_trainer.answering import until_stop
+from finetune_trainer.answering import UNCHANGED, until_stop
 from finetune_trainer.batching import padded
 from finetune_trainer.boundary import Stopped
 from finetune_trainer.evaluate import at_rest, score
@@ -147,9 +147,8 @@ class Updates(Trainer):  # type: ignore[misc]
             max_new_tokens=self._settings.max_new_tokens,
             do_sample=True,
             temperature=self._settings.temperature,
-            top_k=0,  # these three: the base's own settings would make it another policy
             top_p=1.0,
-            repetition_penalty=1.0,
+            **UNCHANGED,  # the base's own settings would make it another policy
             eos_token_id=stops,
             pad_token_id=stops[0],
         )
