@@ -1,4 +1,4 @@
-"""Decide about an AdapterDeployment that is in no pool: it waits, or cannot be served. Pure.
+"""Decide about an AdapterDeployment that is in no pool: it waits, or cannot be carried out as it stands. Pure.
 
 One that has an adapter belongs to its pool's key (:mod:`finetune_operator.reconcile.pool`).
 """
@@ -41,6 +41,9 @@ def observe(sources: Sources, key: Key) -> tuple[Member, Manifest | None] | None
 def reconcile(seen: tuple[Member, Manifest | None], now: datetime) -> Plan:
     """Say what is missing; the Service of an earlier pool would lead to others' models."""
     found, service = seen
+    if found.is_left:
+        write, events = adapterdeployment_status.leave(found, now)
+        return Plan(statuses=(write,), events=tuple(events))
     write, events = adapterdeployment_status.write(found, Verdict(found.finding), now)
     stale = (ref_of(service),) if service else ()
     return Plan(delete=stale, statuses=(write,), events=tuple(events))

@@ -31,7 +31,7 @@ def write(member: Member, verdict: Verdict, now: datetime) -> tuple[StatusWrite,
     """The status an AdapterDeployment shall have, and the Event of a Ready that changed."""
     before = member.status.conditions or []
     as_before = stays(member, verdict)
-    conditions = before if as_before else judged(member, verdict, now)
+    conditions = before if as_before else judged(before, member, verdict, now)
     ready = find(conditions, "Ready")
     assert ready is not None
     status = AdapterDeploymentStatus(
@@ -51,6 +51,23 @@ def write(member: Member, verdict: Verdict, now: datetime) -> tuple[StatusWrite,
     return StatusWrite(ref_of(member.body), status.wire()), events(member, find(before, "Ready"), ready)
 
 
+def leave(member: Member, now: datetime) -> tuple[StatusWrite, list[Event]]:
+    """Only why it cannot be carried out, over a status that says what is served, and that this version may not read."""
+    status = member.body.get("status") or {}
+    before = [Condition.model_validate(each) for each in status.get("conditions") or []]
+    finding = member.finding
+    if finding is not None and member.pool_name is not None:
+        finding = finding._replace(message=f"{finding.message} What served before still serves.")
+    conditions = judged(before, member, Verdict(finding), now)
+    ready = find(conditions, "Ready")
+    assert ready is not None
+    said = AdapterDeploymentStatus(
+        observed_generation=generation(member), conditions=conditions, state=ready.reason, message=ready.message
+    )
+    write = StatusWrite(ref_of(member.body), {**status, **said.wire()})
+    return write, events(member, find(before, "Ready"), ready)
+
+
 def stays(member: Member, verdict: Verdict) -> bool:
     """Whether what was said before an operator's restart still counts: about this spec, and about this adapter."""
     before, adapter = find(member.status.conditions or [], "Ready"), member.status.adapter
@@ -59,15 +76,14 @@ def stays(member: Member, verdict: Verdict) -> bool:
     return adapter is not None and member.adapter is not None and adapter.digest == member.adapter.digest
 
 
-def judged(member: Member, verdict: Verdict, now: datetime) -> list[Condition]:
-    """Ready, Reconciling and Stalled, as kstatus wants them: at most one of them is True."""
+def judged(conditions: list[Condition], member: Member, verdict: Verdict, now: datetime) -> list[Condition]:
+    """With Ready, Reconciling and Stalled, as kstatus wants them: at most one of them is True."""
     finding = verdict.finding
     if not verdict.is_known:
         finding = Finding(ServingReason.LOADING, "The server pods have not reported yet.")
     is_stalled = finding is not None and finding.reason in STALLED
     reason = finding.reason if finding else ServingReason.SERVING
     message = finding.message[:MESSAGE_LIMIT] if finding else serving_message(verdict)
-    conditions = member.status.conditions or []
     for type_, holds in (
         ("Ready", finding is None),
         ("Reconciling", finding is not None and not is_stalled),

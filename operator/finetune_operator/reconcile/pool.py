@@ -40,6 +40,8 @@ class Observation:
     settings: Settings
     members: tuple[Member, ...]
     """Oldest first, each with what stands in its way."""
+    left: tuple[Member, ...]
+    """Members that cannot be carried out as they stand: the pool goes on for them as it is."""
     neighbours: Mapping[str, Member]
     """All AdapterDeployments of the namespace by name: a split may name one of another pool."""
     objects: tuple[Manifest, ...]
@@ -60,7 +62,7 @@ def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
     namespace = body["metadata"]["namespace"]
     for each in [*concerned(sources.cache, kind, body), *splitting(sources.cache, kind, body)]:
         found = member(each, referenced_job(sources.cache, each))
-        names = {found.pool.name if found.pool else None, found.status.pool}
+        names = {found.pool_name, found.status.pool}
         yield from (Key("Pool", namespace, name) for name in names if name)
     if POOL_LABEL in labels_of(body):
         yield Key("Pool", namespace, labels_of(body)[POOL_LABEL])
@@ -78,9 +80,10 @@ def observe(sources: Sources, key: Key) -> Observation | None:
     """Collect it from the cache; None: nobody wants it, and nothing is there."""
     cache, namespace = sources.cache, key.namespace
     everyone = members(cache, namespace)
-    mine = tuple(seated(each for each in everyone if each.pool and each.pool.name == key.name))
+    seats = list(seated(each for each in everyone if each.pool_name == key.name))
+    mine, left = tuple(each for each in seats if each.pool), tuple(each for each in seats if not each.pool)
     objects = tuple(found for kind in OBJECTS if (found := cache.get(kind, namespace, key.name)))
-    if not mine and not objects:
+    if not seats and not objects:
         return None
     alive = [
         pod
@@ -90,11 +93,13 @@ def observe(sources: Sources, key: Key) -> Observation | None:
     services = {each.name: found for each in mine if (found := cache.get("Service", namespace, each.name))}
     said = Pods(alive, sources.reports.of_pool(namespace, key.name), None, sources.reports.since)
     neighbours = {each.name: each for each in everyone}
-    return Observation(key, sources.settings, mine, neighbours, objects, services, said, sources.answers)
+    return Observation(key, sources.settings, mine, left, neighbours, objects, services, said, sources.answers)
 
 
 def reconcile(seen: Observation, now: datetime) -> Plan:
     """The pool as it shall be."""
+    if not seen.members and seen.left:
+        return Plan(desired=told_before(seen))
     if not seen.members:
         return Plan(delete=tuple(ref_of(each) for each in seen.objects))
     questions = tuple(ref for ref in [*reads(seen), *late_pods(seen, now)] if ref not in seen.answers)
@@ -156,7 +161,9 @@ def with_service(seen: Observation, member: Member) -> Member:
 
 def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
     """Objects that shall exist, and the reply to the gateways."""
-    owners = [serving.owner_reference(each.body) for each in sorted(judged, key=lambda each: each.name)]
+    everyone = sorted([*judged, *seen.left], key=lambda each: each.name)
+    owners = [serving.owner_reference(each.body) for each in everyone]
+    before = told_before(seen) if seen.left else None
     served = [each for each in judged if not each.is_blocked]
     blocked = [seen.services[each.name] for each in judged if each.is_blocked and each.name in seen.services]
     neighbours = {**seen.neighbours, **{each.name: each for each in judged}}
@@ -166,12 +173,12 @@ def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
         base_model=pool.base_model,
         provider=pool.runtime if isinstance(pool.runtime, ProviderRuntime) else None,
         secret_ref=pool.secret_ref if isinstance(pool.runtime, ProviderRuntime) else None,
-        adapters=[desired_adapter(each, neighbours) for each in served],
+        adapters=[*(desired_adapter(each, neighbours) for each in served), *(before.adapters if before else [])],
     )
     return Plan(
         apply=(
             serving.config_map(pool, desired, owners, seen.settings),
-            serving.deployment(pool, max(each.replicas for each in judged), owners, seen.settings),
+            serving.deployment(pool, replicas(seen, judged), owners, seen.settings),
             serving.service(pool, pool.name, owners),
             *(
                 serving.service(pool, each.name, [serving.owner_reference(each.body, controller=True)])
@@ -181,6 +188,23 @@ def wanted(seen: Observation, pool: ServerPool, judged: list[Member]) -> Plan:
         delete=tuple(ref_of(each) for each in blocked),
         desired=desired,
     )
+
+
+def told_before(seen: Observation) -> DesiredPool | None:
+    """What the gateways were last told, of the members that are left as they were."""
+    config = next((each for each in seen.objects if each["kind"] == "ConfigMap"), None)
+    if config is None:
+        return None
+    told = DesiredPool.model_validate_json(config["data"][serving.CONFIG_KEY])
+    names = {each.name for each in seen.left if not each.is_blocked}
+    goes_on = [each for each in told.adapters if each.deployment in names]
+    return told.model_copy(update={"adapters": goes_on})
+
+
+def replicas(seen: Observation, judged: list[Member]) -> int:
+    """The most that anybody asks for; of members that are left as they were, the Deployment knows."""
+    before = seen.deployment["spec"].get("replicas", 1) if seen.left and seen.deployment else 1
+    return max(before, *(each.replicas for each in judged))
 
 
 def desired_adapter(member: Member, neighbours: Mapping[str, Member]) -> DesiredAdapter:

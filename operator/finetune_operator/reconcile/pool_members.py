@@ -14,6 +14,7 @@ from finetune_api.conditions import is_true
 from finetune_api.pods import BASE_MODEL_NAME, MAX_POOL_ADAPTERS
 from finetune_api.reasons import ServingReason, Stage
 from finetune_api.v1alpha1.adapterdeployment import (
+    AdapterDeployment,
     AdapterDeploymentSpec,
     AdapterDeploymentStatus,
     ResolvedAdapter,
@@ -67,6 +68,18 @@ class Member:
         return str(self.body["metadata"]["name"])
 
     @property
+    def is_left(self) -> bool:
+        """It cannot be carried out as it stands: whatever is served of it goes on as it was."""
+        return self.pool is None and self.finding is not None and self.finding.reason is ServingReason.UNSUPPORTED
+
+    @property
+    def pool_name(self) -> str | None:
+        """Name of the pool it is in, or was left in."""
+        if self.pool is not None:
+            return self.pool.name
+        return self.status.pool if self.is_left else None
+
+    @property
     def split(self) -> list[Share]:
         """Shares of the requests; empty: all are this adapter's."""
         return (self.traffic and self.traffic.split) or []
@@ -104,19 +117,25 @@ def member(body: Manifest, job: Manifest | None) -> Member:
     """An AdapterDeployment with its references resolved; ``job`` is the one it refers to, if that exists."""
     name = body["metadata"]["name"]
     try:
-        status = AdapterDeploymentStatus.model_validate(body.get("status") or {})
-        spec = AdapterDeploymentSpec.model_validate(body["spec"])
+        read = AdapterDeployment.model_validate(body)
     except ValidationError as error:
-        said = Finding(ServingReason.UNSUPPORTED, unreadable.message(error))
-        return Member(body, AdapterDeploymentStatus(), name, finding=said)
-    server = spec.server or Server()
+        return unread(body, Finding(ServingReason.UNSUPPORTED, unreadable.message(error)))
+    spec, status, server = read.spec, read.status or AdapterDeploymentStatus(), read.spec.server or Server()
     known = Member(body, status, (spec.traffic and spec.traffic.model) or name, server.replicas or 1, spec.traffic)
     refused = unsupported(spec, server)
-    if refused is not None:
-        return replace(known, finding=refused)
-    adapter, finding = resolve(spec, server, status.adapter, job)
+    adapter, finding = (None, refused) if refused else resolve(spec, server, status.adapter, job)
     pool = server_pool(body["metadata"]["namespace"], server, adapter) if adapter else None
-    return replace(known, adapter=adapter, pool=pool, finding=finding)
+    found = replace(known, adapter=adapter, pool=pool, finding=finding)
+    return replace(found, model=status.model or found.model) if found.is_left else found
+
+
+def unread(body: Manifest, finding: Finding) -> Member:
+    """One stored under another version of the definition; of its status, only what others go by, and unchecked."""
+    said = body.get("status") or {}
+    status = AdapterDeploymentStatus.model_construct(
+        pool=said.get("pool"), model=said.get("model"), ready_replicas=said.get("readyReplicas")
+    )
+    return Member(body, status, status.model or body["metadata"]["name"], finding=finding)
 
 
 def unsupported(spec: AdapterDeploymentSpec, server: Server) -> Finding | None:

@@ -33,10 +33,10 @@ def desired_share(member: Member, share: Share, other: Member | None) -> Desired
     name = f"AdapterDeployment {share.adapter}"
     if other is None:
         return told.model_copy(update={"message": f"{name} does not exist"})
-    if other.pool is None or other.is_blocked:
+    if other.pool_name is None or other.is_blocked:
         why = f": {other.finding.message}" if other.finding else ""
         return told.model_copy(update={"message": f"{name} is not served{why}"[:MAX_SHARE_MESSAGE]})
-    if other.pool.name == (member.pool and member.pool.name):
+    if other.pool_name == member.pool_name:
         return told
     if not other.status.ready_replicas:
         return told.model_copy(update={"message": f"no pod of {name} answers"})

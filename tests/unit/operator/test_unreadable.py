@@ -69,3 +69,78 @@ def test_a_job_waits_for_one_that_cannot_be_read(spec: dict[str, Any]) -> None:
     assert condition(status, "Running") == ("False", "WaitingForJob")
     assert "Waits for FineTuneJob earlier, which cannot be read (spec.training.maxSteps: " in message(status, "Running")
     assert not [line for line in world.log if line.startswith("create")]
+
+
+# AdapterDeployments
+
+
+def make_unreadable(world: serving.World, name: str, **status: Any) -> None:
+    """Another version's object is stored; ``status`` has what that version says."""
+    world.edit(name, server={"baseModel": serving.BASE, "replicas": "many"})
+    body = world.adep(name)
+    world.add({**body, "metadata": serving.meta(name, generation=2), "status": {**body["status"], **status}})
+
+
+def objects(world: serving.World) -> list[tuple[str, str, Any]]:
+    """What is there to serve, as it is stored."""
+    kinds = ("Deployment", "ConfigMap", "Service")
+    return [
+        (kind, body["metadata"]["name"], body.get("spec", body.get("data")))
+        for kind in kinds
+        for body in world.cache.all(kind)
+    ]
+
+
+def test_an_adapter_deployment_that_cannot_be_read_goes_on_serving() -> None:
+    world = serving.World().add(serving.an_adep("one"))
+    world.settle()
+    before, there = world.adep("one")["status"], objects(world)
+    make_unreadable(world, "one", future={"field": 1}, replicas="a lot")
+    world.settle()
+    assert objects(world) == there
+    assert world.models(world.pool_of("one")) == {"one": "a"}
+    status, reason, said = world.ready("one")
+    assert (status, reason) == ("False", "Unsupported")
+    assert "spec.server.replicas: " in said
+    assert "status.replicas: " in said
+    assert said.endswith("What served before still serves.")
+    after = world.adep("one")["status"]
+    assert after["adapter"] == before["adapter"]
+    assert (after["future"], after["replicas"]) == ({"field": 1}, "a lot"), "another version's, left alone"
+    assert (after["state"], after["observedGeneration"]) == ("Unsupported", 2)
+
+
+def test_the_others_of_its_pool_come_and_go() -> None:
+    world = serving.World().add(serving.an_adep("one", server={"replicas": 3}), serving.an_adep("two", "b"))
+    world.settle()
+    pool = world.pool_of("one")
+    make_unreadable(world, "one")
+    world.remove("AdapterDeployment", "two")
+    world.add(serving.an_adep("three", "c"))
+    world.settle()
+    assert world.models(pool) == {"one": "a", "three": "c"}
+    deployment = world.cache.get("Deployment", "team", pool)
+    assert deployment is not None
+    assert deployment["spec"]["replicas"] == 3
+    assert [owner["name"] for owner in deployment["metadata"]["ownerReferences"]] == ["one", "three"]
+    world.remove("AdapterDeployment", "three")
+    world.settle()
+    assert world.models(pool) == {"one": "a"}
+    world.remove("AdapterDeployment", "one")
+    world.settle()
+    assert world.pools() == []
+
+
+def test_its_model_name_stays_taken_and_its_share_of_a_split_goes_on() -> None:
+    split = [{"adapter": "one", "weight": 1}, {"adapter": "Self", "weight": 1}]
+    world = serving.World().add(serving.an_adep("one"), serving.an_adep("two", "b", traffic={"split": split}))
+    world.settle()
+    make_unreadable(world, "one")
+    late = serving.an_adep("late", "c", traffic={"model": "one"})
+    world.add({**late, "metadata": {**late["metadata"], "creationTimestamp": "2026-02-01T00:00:00Z"}})
+    world.settle()
+    assert world.ready("late")[1] == "NameTaken"
+    desired = world.reports.desired["team", world.pool_of("two")]
+    shares = next(each.split for each in desired.adapters if each.deployment == "two")
+    assert shares is not None
+    assert [share.message for share in shares] == [None, None]

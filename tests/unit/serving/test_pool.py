@@ -328,11 +328,16 @@ class TestSupport:
         assert world.pools() == []
         assert world.ready("one")[1] == "NotAllowed"
 
-    def test_one_that_cannot_be_served_any_more_leaves_nothing_behind(self) -> None:
+    def test_an_edit_that_cannot_be_carried_out_takes_nothing_away(self) -> None:
         world = World().add(an_adep("one"))
         world.settle()
-        world.edit("one", mode="Merged")
+        before = world.adep("one")["status"]
+        world.edit("one", mode="Merged", traffic={"model": "other"})
         world.settle()
-        assert world.pools() == []
-        assert world.cache.all("Service") == []
-        assert "url" not in world.adep("one")["status"]
+        assert world.ready("one")[:2] == ("False", "Unsupported")
+        assert world.models(world.pool_of("one")) == {"one": "a"}
+        assert [body["metadata"]["name"] for body in world.cache.all("Service")] == ["one", before["pool"]]
+        after = world.adep("one")["status"]
+        assert {name for name in after if after[name] != before.get(name)} == {
+            "conditions", "message", "observedGeneration", "state",
+        }  # fmt: skip
