@@ -71,6 +71,27 @@ def test_a_job_waits_for_one_that_cannot_be_read(spec: dict[str, Any]) -> None:
     assert not [line for line in world.log if line.startswith("create")]
 
 
+@pytest.mark.parametrize(
+    ("annotations", "events"),
+    [
+        pytest.param({}, ["Warning ProviderCancelFailed"], id="its provider's job is told of"),
+        pytest.param({"finetune.dev/orphan": "true"}, [], id="an orphan goes without a word"),
+    ],
+)
+def test_a_delegated_job_that_cannot_be_read_can_be_deleted(annotations: dict[str, str], events: list[str]) -> None:
+    body = a_job(status={"provider": {"job": "j-7"}}, **FOREIGN)
+    meta = {**body["metadata"], "finalizers": ["finetune.dev/provider"], "annotations": annotations}
+    world = World({**body, "metadata": meta})
+    world.settle()
+    assert world.get("FineTuneJob", "bot")["metadata"]["finalizers"] == ["finetune.dev/provider"]
+    world.delete_job()
+    said = [event.message for event in world.plan().events]
+    assert all("job j-7 may still run: the object cannot be read (spec.training.maxSteps: " in each for each in said)
+    world.settle()
+    assert world.cache.get("FineTuneJob", "team", "bot") is None
+    assert world.events == events
+
+
 # AdapterDeployments
 
 

@@ -8,20 +8,20 @@ from finetune_operator.reconcile.finetunejob.draft import Draft
 FINALIZER = "finetune.dev/provider"
 
 
-def is_held(draft: Draft) -> bool:
+def is_held(body: Manifest) -> bool:
     """Whether our finalizer is there."""
-    return FINALIZER in (draft.seen.body["metadata"].get("finalizers") or [])
+    return FINALIZER in (body["metadata"].get("finalizers") or [])
 
 
 def hold(draft: Draft) -> None:
     """From now on the job may not go before the provider was told."""
-    if delegation(draft.job.spec) is not None and not is_held(draft):
-        draft.apply.append(finalizers(draft, [FINALIZER]))
+    if delegation(draft.job.spec) is not None and not is_held(draft.seen.body):
+        draft.apply.append(finalizers(draft.seen.body, [FINALIZER]))
 
 
-def finalizers(draft: Draft, names: list[str]) -> Manifest:
+def finalizers(body: Manifest, names: list[str]) -> Manifest:
     """Ours alone: server-side apply leaves those of others. With the uid, so that nothing is made anew."""
-    meta = draft.seen.body["metadata"]
+    meta = body["metadata"]
     return {
         "apiVersion": API_VERSION,
         "kind": "FineTuneJob",

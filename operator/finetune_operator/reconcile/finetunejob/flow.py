@@ -46,11 +46,13 @@ def reconcile(seen: Observation, now: datetime) -> Plan:
     try:
         job = FineTuneJob.model_validate(seen.body)
     except ValidationError as error:
-        return Plan() if is_going else _unreadable(seen, error, now)
+        if is_going:
+            return provider.release_unread(seen.body, unreadable.fields(error))
+        return _unreadable(seen, error, now)
     draft = Draft(seen, now, job, job.status or FineTuneJobStatus())
     if is_going:
         provider.release(draft)
-        return draft.plan() if is_held(draft) else Plan()
+        return draft.plan() if is_held(seen.body) else Plan()
     draft.update(method=_method(job.spec), backend=backend_of(job.spec), base=_base(draft))
     any(step(draft) for step in STEPS)
     return draft.plan()

@@ -7,7 +7,7 @@ namespace is being deleted; with the annotation finetune.dev/orphan: "true" noth
 from finetune_api.reasons import Stage
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_config, cancel_job, cancel_name
-from finetune_operator.plan import Ref
+from finetune_operator.plan import Event, Plan, Ref, ref_of
 from finetune_operator.reconcile.finetunejob import attempts
 from finetune_operator.reconcile.finetunejob.cause import is_alive, is_over
 from finetune_operator.reconcile.finetunejob.draft import Draft
@@ -21,12 +21,24 @@ CANCEL_FAILED = "ProviderCancelFailed"
 
 def release(draft: Draft) -> None:
     """The job has ended or is being deleted: cancel at the provider what may run there, then let go."""
-    if not is_held(draft):
+    if not is_held(draft.seen.body):
         return
-    annotations = draft.seen.body["metadata"].get("annotations") or {}
     may_run = any(record.stage == "Train" for record in attempts.records(draft)) and not draft.holds(Stage.COMPLETE)
-    if annotations.get(ORPHAN) == "true" or not may_run or _cancelled(draft):
-        draft.apply.append(finalizers(draft, []))
+    if _is_orphan(draft.seen.body) or not may_run or _cancelled(draft):
+        draft.apply.append(finalizers(draft.seen.body, []))
+
+
+def release_unread(body: Manifest, fields: str) -> Plan:
+    """One that is being deleted and cannot be read: nobody knows how to cancel, so it is said, and let go."""
+    if not is_held(body):
+        return Plan()
+    name = ((body.get("status") or {}).get("provider") or {}).get("job")
+    warning = Event(ref_of(body), "Warning", CANCEL_FAILED, _may_run(name, f"the object cannot be read ({fields})"))
+    return Plan(apply=(finalizers(body, []),), events=() if _is_orphan(body) else (warning,))
+
+
+def _is_orphan(body: Manifest) -> bool:
+    return (body["metadata"].get("annotations") or {}).get(ORPHAN) == "true"
 
 
 def _cancelled(draft: Draft) -> bool:
@@ -69,10 +81,11 @@ def _send(draft: Draft, job: Manifest | None) -> None:
 
 def _warn(draft: Draft, why: str) -> None:
     name = draft.status.provider.job if draft.status.provider else None
-    draft.warn(
-        CANCEL_FAILED,
-        f"The provider's job {name or 'of this FineTuneJob'} may still run: {why}. Look there, and cancel it.",
-    )
+    draft.warn(CANCEL_FAILED, _may_run(name, why))
+
+
+def _may_run(name: str | None, why: str) -> str:
+    return f"The provider's job {name or 'of this FineTuneJob'} may still run: {why}. Look there, and cancel it."
 
 
 def _has_failed(job: Manifest) -> bool:
