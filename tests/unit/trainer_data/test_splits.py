@@ -34,6 +34,14 @@ def prepared(folder: Path, sources: dict[str, list[dict[str, Any]]], seed: int =
     return prepare_splits(files, wanted, folder / "data", Progress(lambda *_: None), Findings())
 
 
+def halved(path: Path, dataset: dict[str, Any]) -> Prepared:
+    """Prepare preferences for kto."""
+    spec = {"train": {"uri": "s3://bucket/pairs.jsonl"}} | dataset
+    wanted = Wanted(DatasetSpec.model_validate(spec), "kto", frozenset(), 1)
+    files = [SourceFile("train", "pairs.jsonl", path)]
+    return prepare_splits(files, wanted, path.parent / "data", Progress(lambda *_: None), Findings())
+
+
 def rows(found: Prepared, split: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found.files[split].read_text().splitlines()]  # type: ignore[index]
 
@@ -118,8 +126,25 @@ class TestSplits:
         pair = {"prompt": " ".join(f"w{i}" for i in range(200)), "chosen": "yes", "rejected": "no"}
         path = tmp_path / "pairs.source"
         path.write_text(json.dumps(pair) + "\n")
-        spec = {"train": {"uri": "s3://bucket/pairs.jsonl"}, "quality": {"deduplicate": "Near"}}
-        wanted = Wanted(DatasetSpec.model_validate(spec), "kto", frozenset(), 1)
-        files = [SourceFile("train", "pairs.jsonl", path)]
-        found = prepare_splits(files, wanted, tmp_path / "data", Progress(lambda *_: None), Findings())
+        found = halved(path, {"quality": {"deduplicate": "Near"}})
         assert (found.rows, found.near_duplicates) == ({"train": 2}, 0)
+
+    def test_both_sides_of_a_preference_fall_into_one_split(self, tmp_path: Path) -> None:
+        """Else an answer is learned whose counterpart is asked for, and nothing held out can be preferred."""
+        pairs = [{"prompt": f"question {i % 20}", "chosen": f"yes {i}", "rejected": f"no {i % 20}"} for i in range(30)]
+        path = tmp_path / "pairs.source"
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        found = halved(path, {"split": {"test": 0.2, "validation": 0.1}})
+        prompts = {split: {row["prompt"] for row in rows(found, split)} for split in found.files}
+        assert {split: len(asked) for split, asked in prompts.items()} == {"train": 14, "validation": 2, "test": 4}
+        assert sum(map(len, prompts.values())) == len(set().union(*prompts.values())), "no prompt is in two splits"
+        for split, asked in prompts.items():
+            bad = {row["prompt"] for row in rows(found, split) if not row["label"]}
+            assert bad == asked == {row["prompt"] for row in rows(found, split) if row["label"]}
+
+    def test_preferences_with_one_prompt_cannot_be_cut(self, tmp_path: Path) -> None:
+        path = tmp_path / "pairs.source"
+        pairs = [{"prompt": "same", "chosen": f"yes {i}", "rejected": f"no {i}"} for i in range(9)]
+        path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        with pytest.raises(Failure, match=r"have 1 different prompts: too few to cut; name files of dataset\.test"):
+            halved(path, {"split": {"test": 0.2}})

@@ -69,6 +69,8 @@ class _Checked(NamedTuple):
     split: Role
     path: Path
     digests: list[bytes]
+    groups: list[bytes]
+    """What the cut keeps together: each row by itself, or both sides of every preference with the same prompt."""
     signatures: bytearray
     """256 bytes a row where near duplicates are looked for."""
 
@@ -106,8 +108,10 @@ def prepare_splits(
 
 def _check(split: Role, sources: list[SourceFile], prepared: Prepared, wanted: Wanted, progress: Progress) -> _Checked:
     columns, format_ = wanted.dataset.columns or Columns(), prepared.row_format
-    near = prepared.near_duplicates is not None
-    checked = _Checked(split, prepared.files["train"].with_name(f"{split}.checked"), [], bytearray())
+    near, is_halved = prepared.near_duplicates is not None, wanted.method == "kto" and format_ == "Preference"
+    digests: list[bytes] = []
+    path = prepared.files["train"].with_name(f"{split}.checked")
+    checked = _Checked(split, path, digests, [] if is_halved else digests, bytearray())
     progress.begin(f"checking {split}")
     with checked.path.open("wb") as out:
         for name, place, row in rows_of(sources, prepared.findings):
@@ -119,7 +123,9 @@ def _check(split: Role, sources: list[SourceFile], prepared: Prepared, wanted: W
                 prepared.findings.add(name, place, broken)
                 continue
             for each in prepared_rows(valid, format_, wanted.method):
-                checked.digests.append(row_digest(each))
+                digests.append(row_digest(each))
+                if is_halved:
+                    checked.groups.append(row_digest({"prompt": each["prompt"]}))
                 if near:
                     checked.signatures.extend(_signature(each))
                 out.write(json.dumps(each, ensure_ascii=False).encode() + b"\n")
@@ -144,7 +150,8 @@ def _distribute(checked: list[_Checked], prepared: Prepared, wanted: Wanted) -> 
             here: set[bytes] = set()
             left_out = list(islice(near, len(part.digests)))
             held_out = _held_out(part, left_out, elsewhere, wanted)
-            for line, digest, is_near in zip(_lines(part.path), part.digests, left_out, strict=True):
+            each = zip(_lines(part.path), part.digests, part.groups, left_out, strict=True)
+            for line, digest, group, is_near in each:
                 if digest in elsewhere or (digest in here and not keep_copies):
                     prepared.duplicates += 1
                     continue
@@ -152,7 +159,7 @@ def _distribute(checked: list[_Checked], prepared: Prepared, wanted: Wanted) -> 
                     prepared.near_duplicates = (prepared.near_duplicates or 0) + 1
                     continue
                 here.add(digest)
-                split = held_out.get(digest, part.split)
+                split = held_out.get(group, part.split)
                 files[split].write(line)
                 prepared.rows[split] += 1
             elsewhere |= here
@@ -168,11 +175,19 @@ def _near(checked: list[_Checked]) -> Iterable[bool]:
 
 
 def _held_out(part: _Checked, left_out: list[bool], elsewhere: set[bytes], wanted: Wanted) -> dict[bytes, SplitName]:
-    """The digests that the cut takes out of the training rows."""
+    """The groups that the cut takes out of the training rows."""
     if part.split != "train" or wanted.dataset.split is None:
         return {}
-    kept = {digest for digest, is_near in zip(part.digests, left_out, strict=True) if not is_near}
-    return cut(kept - elsewhere, wanted.dataset.split, wanted.seed)
+    each = zip(part.digests, part.groups, left_out, strict=True)
+    kept = {group for digest, group, is_near in each if not is_near and digest not in elsewhere}
+    found = cut(kept, wanted.dataset.split, wanted.seed)
+    if part.groups is not part.digests and len(found) == len(kept):
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"dataset.split keeps all answers to a prompt together, and the preferences have {len(kept)} different prompts: "
+            "too few to cut; name files of dataset.test and validation instead",
+        )
+    return found
 
 
 def _splits(dataset: DatasetSpec) -> list[SplitName]:
