@@ -421,6 +421,18 @@ def test_unknown_target_modules_are_answered_with_the_known_ones(bucket: str, se
     assert caught.value.reason is Reason.CONFIG_INVALID
 
 
+def test_a_base_that_lacks_weights_is_not_trained_on_random_ones(bucket: str, secret: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    base = write_tiny_llama(tmp_path / "base", tied=False)
+    weights = load_file(base / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    config = prepare_job(bucket, secret.parent, ROWS, base=base)
+    with pytest.raises(Failure, match=r"lack 1 of the weights .* config.json asks for, the first lm_head.weight"):
+        train_here(config, secret.parent, tmp_path / "work")
+
+
 def test_a_base_that_is_no_model_is_named(bucket: str, secret: Path, tmp_path: Path) -> None:
     base = write_tiny_llama(tmp_path / "base")
     (base / "model.safetensors").write_bytes(b"not safetensors")

@@ -116,7 +116,21 @@ def _from_folder(
     )
     if quantised:
         keep_quantised_weights_in_place(model)
-    return model, tuple(sorted({name.rpartition(".")[0] for name in report["missing_keys"]})) if head else ()
+    missing = sorted(report["missing_keys"])
+    _check_whole(missing, f"{model.base_model_prefix}." if head else "")
+    return model, tuple(sorted({name.rpartition(".")[0] for name in missing}))
+
+
+def _check_whole(missing: list[str], body: str) -> None:
+    """Weights that are not in the files would be random, of which transformers only warns; a new head's are meant to be.
+
+    ``body``: how the names of those that must be there begin. A pooler is the head's.
+    """
+    lost = [name for name in missing if name.startswith(body) and not (body and ".pooler." in name)]
+    if lost:
+        raise ValueError(
+            f"its files lack {len(lost)} of the weights that its config.json asks for, the first {lost[0]}"
+        )
 
 
 def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:
