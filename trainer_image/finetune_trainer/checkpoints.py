@@ -6,6 +6,7 @@ most two lie on the disk, and an upload that failed ends the training at the nex
 
 import re
 import shutil
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,10 +95,13 @@ class Checkpoints:
                 return step
         return None
 
-    def fetch(self, step: int, dest: Path) -> None:
-        """Download a step's checkpoint, verified. Raises Failure(ARTIFACT_CORRUPT) where it is torn, changed or not there."""
+    def fetch(self, step: int, dest: Path, wanted: Callable[[str], bool] = lambda path: True) -> None:
+        """Download the files ``wanted`` of a step's checkpoint, verified.
+
+        Raises Failure(ARTIFACT_CORRUPT) where it is torn, changed or not there.
+        """
         shutil.rmtree(dest, ignore_errors=True)
-        manifest = fetch_folder(self._store, checkpoint_folder(step), dest, None)
+        manifest = fetch_folder(self._store, checkpoint_folder(step), dest, None, wanted)
         if manifest.kind != "Checkpoint" or manifest.step != step:
             what = f"the manifest is of a {manifest.kind}, step {manifest.step}"
             raise Failure(Reason.ARTIFACT_CORRUPT, f"{self._store.uri(checkpoint_folder(step))}: {what}")

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from finetune_api.pods import RENDEZVOUS_PORT, Summary
 from finetune_api.reasons import EXIT_CODES, Failure, Reason
+from finetune_trainer.machine import CGROUP_CPU_MAX, thread_count
 
 LAST_SECONDS = 30.0
 """For the others once a process has failed: they may hang in an exchange with it, or be storing a checkpoint."""
@@ -48,7 +49,7 @@ class Crew:
         """Of a process: torchrun's names. It sees its own GPU only, so that none takes memory of another's."""
         gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         visible = gpus.split(",") if gpus else [str(number) for number in range(self.processes)]
-        threads = max(1, len(os.sched_getaffinity(0)) // self.processes)
+        threads = max(1, thread_count(os.environ.get("OMP_NUM_THREADS"), CGROUP_CPU_MAX) // self.processes)
         return {
             "RANK": str(self.node * self.processes + place),
             "WORLD_SIZE": str(self.size),
@@ -57,7 +58,7 @@ class Crew:
             "MASTER_ADDR": self.first_node,
             "MASTER_PORT": str(port),
             "CUDA_VISIBLE_DEVICES": visible[place % len(visible)],
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+            "OMP_NUM_THREADS": str(threads),
         }
 
 

@@ -25,6 +25,7 @@ from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, naming_memory, peak_memory
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
+from finetune_trainer.sharding import OPTIMIZER, is_spread
 from finetune_trainer.validation import Validation
 from finetune_trainer.world import World
 
@@ -78,16 +79,24 @@ class Companions:
         self.interruption.requested = self.world.any(self.interruption.requested)
         return self.interruption.requested
 
-    def fetch_newest(self, folder: Path) -> int | None:
-        """The checkpoint to go on from, which the first process chooses; its step, or None."""
+    def fetch_newest(self, folder: Path, *, is_spread: bool) -> int | None:
+        """The checkpoint to go on from, which the first process chooses; its step, or None.
+
+        ``is_spread``: weights and moments come from the first process, and the others need only what is not a tensor.
+        """
         world = self.world
         step: int | None = world.from_first(self.checkpoints.fetch_newest(folder) if world.is_first else None)
         if step is not None:
             if not world.is_first:
-                self.checkpoints.fetch(step, folder)
+                self.checkpoints.fetch(step, folder, _is_small if is_spread else lambda path: True)
             world.check_checkpoint(folder)
             self.progress.resume(step)
         return step
+
+
+def _is_small(path: str) -> bool:
+    """Of a checkpoint: the course, the schedule and the random numbers."""
+    return not path.endswith(".safetensors") and path != OPTIMIZER
 
 
 def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
@@ -97,7 +106,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     trainer.add_callback(steps)
     make_ready(trainer, resolved, companions.is_stop_wanted, companions.world)
     resumed = Path(settings.output_dir) / "resumed"
-    step = companions.fetch_newest(resumed)
+    step = companions.fetch_newest(resumed, is_spread=is_spread(trainer.model))
     if step is not None:
         state = TrainerState.load_from_json(str(resumed / STATE_FILE))
         if companions.is_over(state):  # only the evaluation or the publishing is left
@@ -110,6 +119,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
             steps.give_up(trainer)
         companions.checkpoints.settle()
     shutil.rmtree(resumed, ignore_errors=True)
+    companions.is_stop_wanted()  # all processes go on to the evaluation, or none
     companions.interruption.check(
         f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
@@ -211,7 +221,8 @@ def _decay(training: ResolvedTraining) -> dict[str, Any]:
     """How WSD ends: Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training durations"."""
     if training.scheduler != "WSD":
         return {}
-    return {"num_decay_steps": math.ceil(training.decay_ratio * training.steps), "decay_type": "1-sqrt"}
+    left = training.steps - math.ceil(training.warmup_ratio * training.steps)
+    return {"num_decay_steps": min(left, math.ceil(training.decay_ratio * training.steps)), "decay_type": "1-sqrt"}
 
 
 def split_batch(batch_size: int, micro_batch_size: int, divisor: int) -> Batch:

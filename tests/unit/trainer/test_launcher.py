@@ -54,6 +54,13 @@ def test_each_knows_its_place_and_sees_its_own_gpu(monkeypatch: pytest.MonkeyPat
     assert TWO.environment(1, 29500)["CUDA_VISIBLE_DEVICES"] == "GPU-b"
 
 
+def test_they_share_the_processors_of_the_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "cpu.max").write_text("800000 100000")
+    monkeypatch.setattr("finetune_trainer.launcher.CGROUP_CPU_MAX", tmp_path / "cpu.max")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert TWO.environment(0, 29500)["OMP_NUM_THREADS"] == "4"
+
+
 def test_all_end_well(tmp_path: Path) -> None:
     assert run(tmp_path, "end(0)").error is None
 
