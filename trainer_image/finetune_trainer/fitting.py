@@ -39,7 +39,18 @@ MODELS: dict[GpuModel, Gpu] = {
     "H200": Gpu("H200", int(139.8 * GIB), 989e12),
     "B200": Gpu("B200", int(178.0 * GIB), 2250e12),
 }
-UNITS = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "": 1}
+UNITS = {
+    "m": 1e-3,
+    "Ki": 2**10,
+    "Mi": 2**20,
+    "Gi": 2**30,
+    "Ti": 2**40,
+    "k": 10**3,
+    "M": 10**6,
+    "G": 10**9,
+    "T": 10**12,
+    "": 1,
+}
 
 
 def gpu_of(backend: KubernetesBackend | None) -> Gpu | None:

@@ -28,6 +28,10 @@ class Numerics:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
 
 
+OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "defaultcpuallocator")
+"""What errors say that are of no type of their own: CUDA's, NCCL's, cuBLAS's and the CPU allocator's."""
+
+
 @contextmanager
 def naming_memory(doing: str) -> Iterator[None]:
     """Running out of memory becomes an end that a smaller micro batch can cure."""
@@ -37,7 +41,7 @@ def naming_memory(doing: str) -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        if not known and "DefaultCPUAllocator" not in str(error):
+        if not known and not any(words in str(error).casefold() for words in OUT_OF_MEMORY):
             raise
         raise Failure(
             Reason.OUT_OF_MEMORY,

@@ -221,11 +221,15 @@ def _optimisation(stated: TrainingSpec, take: Callable[..., Any], *, full: bool)
     """How gradients become steps, and what is done to them and to the targets."""
     optimizer = take("optimizer", stated.optimizer, "AdamW", "usual")
     scheduler = take("scheduler", stated.scheduler, "Cosine", "usual")
+    warmup = take("warmupRatio", stated.warmup_ratio, 0.03, "usual")
+    decay = round(min(0.1, 1 - warmup), 6)
     return {
         "optimizer": optimizer,
         "scheduler": scheduler,
-        "decay_ratio": take("decayRatio", stated.decay_ratio, 0.1, "a tenth is enough") if scheduler == "WSD" else 0.0,
-        "warmup_ratio": take("warmupRatio", stated.warmup_ratio, 0.03, "usual"),
+        "decay_ratio": take("decayRatio", stated.decay_ratio, decay, "a tenth is enough")
+        if scheduler == "WSD"
+        else 0.0,
+        "warmup_ratio": warmup,
         "weight_decay": take(
             "weightDecay", stated.weight_decay, 0.01 if full else 0.0, "Full only: an adapter is small"
         ),

@@ -35,6 +35,8 @@ def test_only_memory_errors_are_renamed() -> None:
     for error in (
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
     ):
         with (
             pytest.raises(Failure, match="out of memory while training, 4 rows") as caught,

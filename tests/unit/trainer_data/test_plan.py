@@ -349,7 +349,7 @@ class TestMemory:
 
     def test_a_job_that_cannot_fit_is_refused_before_it_takes_a_gpu(self) -> None:
         with pytest.raises(Failure, match=r"training needs at least .* GiB on the GPU") as caught:
-            self.planned({"gpus": 1, "gpuMemory": "15Gi"})
+            self.planned({"gpus": 1, "gpuMemory": "16000000000000m"})
         assert caught.value.reason is Reason.DOES_NOT_FIT
 
     @pytest.mark.parametrize(
