@@ -82,6 +82,18 @@ class Walk:
         """Some seconds."""
         self.world.wait(self.random.choice([1, 10, 130]))
 
+    def edit_in_between(self) -> None:
+        """The user suspends, or resumes, after a Job was created: the status that would have said so is refused."""
+        plan = self.world.plan()
+        self.world.carry_out(plan, len(plan.create))
+        self.toggle_suspend()
+
+    def rest(self) -> None:
+        """Nothing happens until the operator has done all there is to do: Suspended then means that nothing runs."""
+        status = self.world.settle()
+        if condition(status, "Suspended") == ("True", "Suspended"):
+            assert self.unfinished() == []
+
     def check(self) -> None:
         """What must hold after every step."""
         alive = [
@@ -111,6 +123,7 @@ def test_every_walk_ends_complete(seed: int) -> None:
     steps: list[Callable[[], None]] = [
         walk.operator_round, walk.operator_round, walk.operator_round, walk.start_pod, walk.start_pod,
         walk.fault, walk.reap, walk.toggle_suspend, walk.succeed, walk.pass_time,
+        walk.edit_in_between, walk.rest,
     ]  # fmt: skip
     for _ in range(STEPS):
         walk.random.choice(steps)()

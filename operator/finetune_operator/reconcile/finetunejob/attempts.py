@@ -96,6 +96,17 @@ def open_attempt(draft: Draft) -> Record | None:
     return next((record for record in records(draft) if record.completion_time is None), None)
 
 
+def taken_up(draft: Draft, stage: PodStage) -> bool:
+    """Write an attempt down whose Job was created and whose record was not, as the spec changed in between or the operator
+    ended. Returns whether there was one."""
+    number = 1 + max((record.number for record in records(draft) if record.stage == stage), default=0)
+    job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, number))
+    if job is None or is_over(job):
+        return False
+    _write_down(draft, Record(stage=stage, number=number, start_time=job["metadata"]["creationTimestamp"]))
+    return True
+
+
 def has_ended(draft: Draft) -> bool:
     """Whether the open attempt's Job has ended, which is not written down yet."""
     record = open_attempt(draft)
@@ -148,7 +159,7 @@ def close(draft: Draft, record: Record, end: Ending) -> Record:
             "counts": end.counts,
         }
     )
-    _replace(draft, closed)
+    _write_down(draft, closed)
     return closed
 
 
@@ -157,7 +168,7 @@ def stop(draft: Draft, outcome: str, message: str) -> None:
     record = open_attempt(draft)
     if record is not None:
         closed = {"completion_time": timestamp(draft.now), "outcome": outcome, "message": message, "counts": False}
-        _replace(draft, record.model_copy(update=closed))
+        _write_down(draft, record.model_copy(update=closed))
     delete_jobs(draft)
 
 
@@ -170,9 +181,10 @@ def delete_jobs(draft: Draft) -> None:
             draft.delete.append(ref_of(job))
 
 
-def _replace(draft: Draft, record: Record) -> None:
-    same = (record.stage, record.number)
-    draft.update(attempts=[record if (each.stage, each.number) == same else each for each in records(draft)])
+def _write_down(draft: Draft, record: Record) -> None:
+    """Put the newest attempt into the status."""
+    others = [each for each in records(draft) if (each.stage, each.number) != (record.stage, record.number)]
+    draft.update(attempts=[*others, record][-MAX_RECORDS:])
 
 
 def _go_on(draft: Draft, record: Record) -> None:
@@ -229,7 +241,7 @@ def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     record = Record(stage=stage, number=number, start_time=timestamp(draft.now))
     attempt = Attempt(stage, number, progress.divisor(draft, record))
     draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
-    draft.update(attempts=[*records(draft), record][-MAX_RECORDS:])
+    _write_down(draft, record)
     _say(draft, stage, STARTING, progress.introduction(draft, record) + ABOUT_TO_START)
     draft.later(PATIENCE_SECONDS)
 

@@ -71,10 +71,10 @@ def not_suspended(draft: Draft) -> bool:
         return False
     if attempts.succeeded(draft, "Train") or attempts.has_ended(draft):
         return False  # nothing is left to stop; what came out is looked at first
-    record = attempts.open_attempt(draft)
+    if attempts.taken_up(draft, "Train"):
+        return True  # stopped in the next round, so that its number is known to be taken even after a crash in between
     alive = [pod["metadata"]["name"] for pod in draft.seen.pods if is_alive(pod)]
-    if record is not None:
-        attempts.stop(draft, attempts.SUSPENDED, "Stopped by spec.suspend.")
+    attempts.stop(draft, attempts.SUSPENDED, "Stopped by spec.suspend.")
     message = "Stopped by spec.suspend; set it to false to go on from the last committed checkpoint."
     if alive:
         message = f"Pod {alive[0]} is committing a checkpoint. {message}"
