@@ -411,6 +411,19 @@ def test_an_attempt_created_and_not_written_down_is_taken_up() -> None:
     assert world.log.count(f"create Job {PREPARE}") == 1
 
 
+def test_an_attempt_that_was_never_written_down_leaves_its_pod_time_to_end() -> None:
+    world = World(a_job())
+    world.carry_out(world.plan())
+    world.carry_out(world.plan(), calls=1)  # the Job is created, and the operator dies
+    world.run_pod(PREPARE)
+    world.remove("Job", PREPARE)  # its pod still runs, marked for deletion
+    status = world.settle()
+    assert "Waits until pod" in status["message"]
+    world.cache.remove("Pod", world.get("Pod", f"{PREPARE}-pod"))
+    world.settle()
+    assert world.log.count(f"create Job {PREPARE}") == 2
+
+
 def test_a_lost_summary_of_training_is_collected() -> None:
     world = World(a_job())
     world.training()

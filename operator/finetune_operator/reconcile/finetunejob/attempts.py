@@ -227,8 +227,11 @@ def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
 def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     """Create the next attempt, once its time has come and nothing of an earlier one is alive."""
     number = last.number + 1 if last else 1
-    own = {STAGE_LABEL: stage.lower(), ATTEMPT_LABEL: str(number)}  # created, and not yet written down
-    alive = [pod for pod in draft.seen.pods if is_alive(pod) and not own.items() <= labels_of(pod).items()]
+    is_created = attempt_name(draft.name, draft.uid, stage, number) in draft.seen.jobs  # and not yet written down
+    own = {STAGE_LABEL: stage.lower(), ATTEMPT_LABEL: str(number)}
+    alive = [
+        pod for pod in draft.seen.pods if is_alive(pod) and not (is_created and own.items() <= labels_of(pod).items())
+    ]
     wait = _delay(draft, last)
     if alive or wait > 0:
         if wait > 0:
