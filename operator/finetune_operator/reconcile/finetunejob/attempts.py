@@ -29,6 +29,7 @@ from finetune_operator.reconcile.finetunejob.waiting import (
     PATIENCE_SECONDS,
     PULL_FAILURES,
     PULL_SECONDS,
+    pulling_seconds,
     why_not_started,
 )
 
@@ -167,7 +168,12 @@ def stop(draft: Draft, outcome: str, message: str) -> None:
     """End the open attempt from outside: its Job goes, its pod is told to stop and commits a checkpoint."""
     record = open_attempt(draft)
     if record is not None:
-        closed = {"completion_time": timestamp(draft.now), "outcome": outcome, "message": message, "counts": False}
+        closed = {
+            "completion_time": timestamp(draft.now),
+            "outcome": outcome,
+            "message": message[:1024],
+            "counts": False,
+        }
         _write_down(draft, record.model_copy(update=closed))
     delete_jobs(draft)
 
@@ -197,7 +203,7 @@ def _go_on(draft: Draft, record: Record) -> None:
     job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
     reason, message = why_not_started(draft, job, pods, age)
     message = progress.introduction(draft, record) + message
-    if reason in PULL_FAILURES and age >= PULL_SECONDS:
+    if reason in PULL_FAILURES and pulling_seconds(draft, pods) >= PULL_SECONDS:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
         draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
         return

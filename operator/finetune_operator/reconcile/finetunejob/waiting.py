@@ -34,6 +34,13 @@ def why_not_started(draft: Draft, job: Manifest, pods: Sequence[Manifest], age: 
     return "Starting", ABOUT_TO_START
 
 
+def pulling_seconds(draft: Draft, pods: Sequence[Manifest]) -> float:
+    """For how long a node has tried to pull; the time a pod waited for a node is no fault of its image."""
+    conditions = [each for pod in pods for each in (pod.get("status") or {}).get("conditions") or []]
+    placed = [each for each in conditions if each["type"] == "PodScheduled" and each["status"] == "True"]
+    return max((draft.since(each["lastTransitionTime"]) for each in placed), default=0.0)
+
+
 def _container_waiting(pods: Sequence[Manifest]) -> tuple[str, str] | None:
     for pod in pods:
         for status in (pod.get("status") or {}).get("containerStatuses") or []:
