@@ -1,13 +1,24 @@
 """Answers a trained model writes, beside their references: every metric of them, in evaluation.json and in the gate."""
 
 from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import ON_REQUEST
 from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import RegexReward
+from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
+from finetune_trainer.encode import encoder
+from finetune_trainer.evaluate import score
+from finetune_trainer.exam import Exam
+from finetune_trainer.machine import Numerics
+from finetune_trainer.rewards import Answer
 from prepared_jobs import COLOURS, colour_rows, job_store, prepare_job, train_here, training
+from tiny_models import write_tiny_llama
 
 EVALUATION = EvaluationSpec(
     metrics=["ExactMatch", *ON_REQUEST],
@@ -40,3 +51,38 @@ def test_every_metric_of_written_answers_is_computed_and_gated(bucket: str, secr
     assert trained.gate_passed, trained.evaluation.gate
     stored = EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
     assert all(score.values and score.terms and score.seconds for score in stored.tuned)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A model with 256 positions, and its tokenizer."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = write_tiny_llama(tmp_path_factory.mktemp("tiny"))
+    return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+
+
+def an_exam(tokenizer: Any, rows: list[dict[str, str]], **changes: Any) -> Exam:
+    encode = encoder(tokenizer, "PromptCompletion", answers_only=True)
+    usual: dict[str, Any] = {
+        "metrics": frozenset({"ExactMatch"}),
+        "labels": (),
+        "max_length": 48,
+        "max_new_tokens": 2,
+        "stop_tokens": [tokenizer.eos_token_id],
+    }
+    held_out = [Row(str(place), fields) for place, fields in enumerate(rows)]
+    return Exam(encode, "test", held_out, **(usual | changes))
+
+
+def test_a_reward_model_scores_in_its_own_arithmetic(tiny: Any) -> None:
+    model, tokenizer = tiny
+    seen = []
+
+    def judge(answers: list[Answer]) -> list[float]:
+        seen.append(torch.is_autocast_enabled("cpu"))
+        return [1.0] * len(answers)
+
+    exam = an_exam(tokenizer, colour_rows(2), metrics=frozenset({"Reward"}), judge=judge)
+    assert [each.reward for each in score(model, exam, Numerics("cpu", bf16=True))] == [1.0, 1.0]
+    assert seen == [False]

@@ -32,9 +32,10 @@ def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
     with at_rest(model), numerics.autocast():
         losses = _row_likelihoods(model, exam)
         answers = written(model, exam) if exam.metrics & ANSWERED else []
-        rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else []
         labels = _labels(model, exam) if exam.metrics & {"Accuracy", "MacroF1"} else [(None, None)] * rows
         seconds = latencies(model, exam) if exam.metrics & PERCENTILES.keys() else [None] * rows
+    # Outside of autocast, as in training: a reward model scores in float32.
+    rewards = exam.judge(answers) if "Reward" in exam.metrics and exam.judge else []
     texts = [judged(answer, exam.metrics, exam.keeps_format) for answer in answers]
     shown = [shareable(answer.text) for answer in answers[: exam.samples]]
     return [
