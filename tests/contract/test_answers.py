@@ -12,6 +12,7 @@ from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateR
 from finetune_api.v1alpha1.reinforcement import RegexReward
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
+from finetune_trainer import evaluate
 from finetune_trainer.encode import encoder
 from finetune_trainer.evaluate import score
 from finetune_trainer.exam import Exam
@@ -86,3 +87,20 @@ def test_a_reward_model_scores_in_its_own_arithmetic(tiny: Any) -> None:
     exam = an_exam(tokenizer, colour_rows(2), metrics=frozenset({"Reward"}), judge=judge)
     assert [each.reward for each in score(model, exam, Numerics("cpu", bf16=True))] == [1.0, 1.0]
     assert seen == [False]
+
+
+def test_labels_are_tried_on_some_rows_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny
+    exam = an_exam(tokenizer, colour_rows(7), metrics=frozenset({"Accuracy"}), labels=tuple(COLOURS))
+    whole = score(model, exam, Numerics("cpu", bf16=False))
+    sizes, likelihoods = [], evaluate.likelihoods
+
+    def counted(model: Any, examples: list[Any]) -> list[tuple[float, int]]:
+        sizes.append(len(examples))
+        return likelihoods(model, examples)
+
+    monkeypatch.setattr(evaluate, "likelihoods", counted)
+    monkeypatch.setattr(evaluate, "CANDIDATES", 2 * len(COLOURS))
+    found = score(model, exam, Numerics("cpu", bf16=False))
+    assert sizes == [7, *[2 * len(COLOURS)] * 3, len(COLOURS)], "the rows themselves, then two rows at a time"
+    assert [each.predicted for each in found] == [each.predicted for each in whole]

@@ -13,6 +13,7 @@ import torch
 
 from finetune_api.matrix import ANSWERED
 from finetune_api.reasons import Failure, Reason
+from finetune_stage.rows import Row
 from finetune_stage.scores import PERCENTILES, RowScore
 from finetune_trainer.answering import latencies, written
 from finetune_trainer.batching import BATCH_TOKENS, batches, padded
@@ -24,6 +25,8 @@ from finetune_trainer.text_metrics import judged
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
 """Memory for the float32 logits of a batch; computing the loss takes about three times that."""
+CANDIDATES = 1_024
+"""Rows with a label as their answer that are tokenised at a time: rows times labels may be millions."""
 
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
@@ -130,20 +133,29 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
 
 def _labels(model: Any, exam: Exam) -> list[tuple[str, str]]:
     """The reference, and the most probable label, its end token included."""
-    candidates = []
-    for row in exam.rows:
-        answers = [exam.encoder.answer(exam.encoder.with_answer(row.fields, label)) for label in exam.labels]
-        # From the first token in which they can differ, the same for all, so that the sums are comparable.
-        start = min(next(i for i, label in enumerate(answer.labels) if label != IGNORED) for answer in answers)
-        candidates += [
-            _cut(Example(a.input_ids, [IGNORED] * start + a.input_ids[start:]), exam.max_length) for a in answers
-        ]
-    nlls = iter([nll for nll, _ in likelihoods(model, candidates)])
+    rows = max(1, CANDIDATES // len(exam.labels))
+    return [
+        found
+        for first in range(0, len(exam.rows), rows)
+        for found in _labels_of(model, exam, exam.rows[first : first + rows])
+    ]
+
+
+def _labels_of(model: Any, exam: Exam, rows: Sequence[Row]) -> list[tuple[str, str]]:
+    nlls = iter([nll for nll, _ in likelihoods(model, [each for row in rows for each in _candidates(row, exam)])])
     found = []
-    for row in exam.rows:
+    for row in rows:
         of_row = [next(nlls) for _ in exam.labels]
         found.append((exam.encoder.reference(row.fields).strip(), exam.labels[of_row.index(min(of_row))]))
     return found
+
+
+def _candidates(row: Row, exam: Exam) -> list[Example]:
+    """The row with each of the labels as its answer."""
+    answers = [exam.encoder.answer(exam.encoder.with_answer(row.fields, label)) for label in exam.labels]
+    # From the first token in which they can differ, the same for all, so that the sums are comparable.
+    start = min(next(i for i, label in enumerate(answer.labels) if label != IGNORED) for answer in answers)
+    return [_cut(Example(a.input_ids, [IGNORED] * start + a.input_ids[start:]), exam.max_length) for a in answers]
 
 
 def _cut(example: Example, size: int) -> Example:
