@@ -88,16 +88,16 @@ def test_rows_without_a_learned_token_are_left_out_and_said(tokenizer: Any, caps
     rows = encoder(tokenizer, "PromptCompletion", True)
     fitting = len(rows.training(ROW).input_ids)
     long = {"prompt": "thing " * 100, "completion": " red"}
-    assert len(encode_training(rows, [ROW, long], fitting, packed=False)) == 1
+    assert len(list(encode_training(rows, [ROW, long], fitting, packed=False))) == 1
     assert "1 training rows left out" in capsys.readouterr().out
     with pytest.raises(Failure, match="none of the 1 training rows") as caught:
-        encode_training(rows, [long], fitting, packed=True)
+        list(encode_training(rows, [long], fitting, packed=True))
     assert caught.value.reason is Reason.DATA_INVALID
 
 
 def test_packed_text_loses_nothing(tokenizer: Any) -> None:
     texts = encoder(tokenizer, "Text", False)
-    assert len(encode_training(texts, [{"text": ""}, {"text": "red"}], 8, packed=True)) == 2
+    assert len(list(encode_training(texts, [{"text": ""}, {"text": "red"}], 8, packed=True))) == 2
 
 
 def test_answers_stop_at_every_end_token_of_model_tokenizer_and_data(tokenizer: Any) -> None:

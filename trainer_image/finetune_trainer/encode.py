@@ -5,13 +5,15 @@ with its end token; a prompt is everything before it, exactly as a server would 
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.data.tokenizing import Remembering, texts_of
 
+ROWS_AT_A_TIME = 1000
 IGNORED = -100
 Fields = dict[str, Any]
 
@@ -210,22 +212,31 @@ def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
     return str(template)
 
 
-def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, packed: bool) -> list[Example]:
+def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, packed: bool) -> Iterator[Example]:
     """All rows to learn from; those without a learned token within ``max_length`` are left out and counted.
 
-    Packing of raw text cuts nothing off, so that nothing is left out there.
+    Packing of raw text cuts nothing off, so that nothing is left out there. Raises Failure where none is left.
     """
-    examples = [encoder.training(fields)._replace(row=number) for number, fields in enumerate(rows)]
-    whole = packed and encoder.format == "Text"
-    kept = [example for example in examples if whole or _learns(example.labels[:max_length])]
+    whole, kept = packed and encoder.format == "Text", 0
+    for number, example in enumerate(_tokenised(encoder, rows)):
+        if whole or _learns(example.labels[:max_length]):
+            kept += 1
+            yield example._replace(row=number)
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,
             f"none of the {len(rows)} training rows has a token to learn within training.maxLength ({max_length})",
         )
-    if len(kept) < len(examples):
-        print(f"{len(examples) - len(kept)} training rows left out: no answer within {max_length} tokens", flush=True)
-    return kept
+    if kept < len(rows):
+        print(f"{len(rows) - kept} training rows left out: no answer within {max_length} tokens", flush=True)
+
+
+def _tokenised(encoder: Encoder, rows: list[Fields]) -> Iterator[Example]:
+    """A thousand at once, which is faster than one by one, and takes no more memory than they do."""
+    for start in range(0, len(rows), ROWS_AT_A_TIME):
+        group = rows[start : start + ROWS_AT_A_TIME]
+        texts = [text for fields in group for text in texts_of(fields)]
+        yield from map(replace(encoder, tokenizer=Remembering(encoder.tokenizer, texts)).training, group)
 
 
 def _learns(labels: list[int]) -> bool:

@@ -1,17 +1,23 @@
 """Supervised fine-tuning on answers."""
 
+from itertools import islice
 from typing import Any
 
+import pyarrow as pa
 import torch
 from datasets import Dataset
 from trl import SFTConfig, SFTTrainer
 
 from finetune_api.artifacts import Resolved
-from finetune_trainer.encode import IGNORED, Encoder, Fields, encode_training
+from finetune_trainer.encode import IGNORED, ROWS_AT_A_TIME, Encoder, Fields, encode_training
 from finetune_trainer.evaluate import score
 from finetune_trainer.methods.lesson import Lesson, Watched
 
 __all__ = ["dataset", "score", "trainer"]
+
+TOKENS = pa.list_(pa.int32())
+COLUMNS = pa.schema([("input_ids", TOKENS), ("labels", TOKENS), ("row", pa.int64())])
+"""Of what is learned from: a tenth of what the same numbers take as Python's."""
 
 
 class SupervisedTrainer(Watched, SFTTrainer):  # type: ignore[misc]
@@ -54,7 +60,8 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
     """Columns input_ids, labels and row, one row an answer."""
     training = resolved.training
     examples = encode_training(encoder, rows, training.max_length, packed=training.packing)
-    return Dataset.from_list([example._asdict() for example in examples])
+    groups = iter(lambda: [each._asdict() for each in islice(examples, ROWS_AT_A_TIME)], [])
+    return Dataset(pa.Table.from_batches((pa.RecordBatch.from_pylist(group, COLUMNS) for group in groups), COLUMNS))
 
 
 def trainer(lesson: Lesson) -> SupervisedTrainer:
