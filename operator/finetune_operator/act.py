@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from finetune_api.conditions import Condition, upsert
-from finetune_api.reasons import Stage
-from finetune_operator.cache import JOB_UID_LABEL, OPERATOR, WATCHED, Manifest, labels_of
+from finetune_operator.cache import JOB_UID_LABEL, OPERATOR, Manifest, labels_of
 from finetune_operator.cluster import ApiError, Cluster
 from finetune_operator.controllers import CONTROLLERS
 from finetune_operator.plan import Event, Key, Plan, Ref, Sources, StatusWrite, ref_of
@@ -22,6 +21,11 @@ from finetune_operator.plan import Event, Key, Plan, Ref, Sources, StatusWrite, 
 FAILURES_BEFORE_STALLED = 3
 OUTDATED_SECONDS = 0.1
 RECONCILE_ERROR = "ReconcileError"
+FAILING: dict[str, dict[str, Literal["True", "False"]]] = {
+    "FineTuneJob": {"Stalled": "True"},
+    "AdapterDeployment": {"Ready": "False", "Reconciling": "False", "Stalled": "True"},
+}
+"""Conditions of an object that the operator fails on; a FineTuneJob goes by its stages, so its others and its columns stay."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,22 +54,11 @@ class Actor:
         return plan.requeue_after
 
     async def failed(self, key: Key, error: Exception, failures: int) -> None:
-        """Write a failure that does not go away into the status of the key's object."""
-        body = self._sources.cache.get(key.kind, key.namespace, key.name) if key.kind in WATCHED else None
-        if body is None or failures < FAILURES_BEFORE_STALLED:
+        """Write a failure that does not go away into the status of those it concerns."""
+        if failures < FAILURES_BEFORE_STALLED:
             return
-        status = body.get("status") or {}
-        stalled = Condition(
-            type=Stage.STALLED,
-            status="True",
-            reason=RECONCILE_ERROR,
-            message=f"The operator failed and tries again: {error}"[:1024],
-            last_transition_time=utc_now().strftime("%Y-%m-%dT%H:%M:%SZ"),
-            observed_generation=body["metadata"].get("generation", 0),
-        )
-        known = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
-        conditions = [condition.wire() for condition in upsert(known, stalled)]
-        await self._write_status(StatusWrite(ref_of(body), {**status, "conditions": conditions}))
+        for body in CONTROLLERS[key.kind].told(self._sources, key):
+            await self._write_status(StatusWrite(ref_of(body), failed_status(body, error, utc_now())))
 
     async def _decide(self, key: Key) -> Plan:
         controller = CONTROLLERS[key.kind]
@@ -171,6 +164,25 @@ class Actor:
                     error,
                     event.message,
                 )
+
+
+def failed_status(body: Manifest, error: Exception, now: datetime) -> Manifest:
+    """An object's status with a failure of the operator in it."""
+    status = body.get("status") or {}
+    message = f"The operator failed and tries again: {error}"[:1024]
+    conditions = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
+    for kind, value in FAILING[body["kind"]].items():
+        condition = Condition(
+            type=kind,
+            status=value,
+            reason=RECONCILE_ERROR,
+            message=message,
+            last_transition_time=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            observed_generation=body["metadata"].get("generation", 0),
+        )
+        conditions = upsert(conditions, condition)
+    columns = {"state": RECONCILE_ERROR, "message": message} if "Ready" in FAILING[body["kind"]] else {}
+    return {**status, **columns, "conditions": [condition.wire() for condition in conditions]}
 
 
 def _owner(manifest: Manifest) -> tuple[str | None, str | None]:

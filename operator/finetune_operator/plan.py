@@ -1,4 +1,4 @@
-"""The words between deciding and acting: a reconcile returns a Plan, :mod:`finetune_operator.workers` carries it out."""
+"""The words between deciding and acting: a reconcile returns a Plan, :mod:`finetune_operator.act` carries it out."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ class Sources:
 
 
 class Controller(NamedTuple):
-    """How keys of a kind are handled; all three are synchronous and free of side effects."""
+    """How keys of a kind are handled; all of it is synchronous and free of side effects."""
 
     keys: Callable[[Sources, str, Manifest], Iterable[Key]]
     """Keys an event about an object (its kind, its body) wakes; also asked of every cached object at each resync."""
@@ -89,6 +89,14 @@ class Controller(NamedTuple):
     """The object of the key and what belongs to it; None when there is nothing to do any more."""
     reconcile: Callable[[Any, datetime], Plan]
     """Observation and time -> plan."""
+    told: Callable[[Sources, Key], Iterable[Manifest]]
+    """Objects whose status shall say that the key fails."""
+
+
+def itself(sources: Sources, key: Key) -> list[Manifest]:
+    """The object that has the key's kind and name, where it still is."""
+    body = sources.cache.get(key.kind, key.namespace, key.name)
+    return [body] if body else []
 
 
 def ref_of(manifest: Manifest) -> Ref:

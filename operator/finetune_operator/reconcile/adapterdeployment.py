@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from finetune_operator.cache import Cache, Manifest
-from finetune_operator.plan import Controller, Key, Plan, Sources, ref_of
+from finetune_operator.plan import Controller, Key, Plan, Sources, itself, ref_of
 from finetune_operator.reconcile import adapterdeployment_status
 from finetune_operator.reconcile.pool_members import KIND, Member, job_name, member, referenced_job
 from finetune_operator.reconcile.pool_readiness import Verdict
@@ -49,4 +49,4 @@ def reconcile(seen: tuple[Member, Manifest | None], now: datetime) -> Plan:
     return Plan(delete=stale, statuses=(write,), events=tuple(events))
 
 
-CONTROLLER = Controller(keys, observe, reconcile)
+CONTROLLER = Controller(keys, observe, reconcile, itself)

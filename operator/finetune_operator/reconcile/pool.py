@@ -238,4 +238,9 @@ def with_statuses(plan: Plan, seen: Observation, judged: list[Member], now: date
     return replace(plan, statuses=tuple(writes), events=tuple(events), requeue_after=again)
 
 
-CONTROLLER = Controller(keys, observe, reconcile)
+def told(sources: Sources, key: Key) -> list[Manifest]:
+    """A pool is no object of the API: its members tell what becomes of it."""
+    return [each.body for each in members(sources.cache, key.namespace) if each.pool_name == key.name]
+
+
+CONTROLLER = Controller(keys, observe, reconcile, told)

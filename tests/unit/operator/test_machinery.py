@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import serving_builders as serving
 from builders import SETTINGS, World, a_job
 from finetune_operator import act, workers
 from finetune_operator.act import Actor, contains, event_manifest, merge_patch
@@ -185,6 +186,27 @@ async def test_a_failure_that_stays_is_written_into_the_status() -> None:
     (condition,) = server.patches[0]["conditions"]
     assert (condition["type"], condition["reason"]) == ("Stalled", "ReconcileError")
     assert "no way" in condition["message"]
+
+
+async def test_what_is_refused_to_a_pool_is_written_into_its_members_status() -> None:
+    bodies = [serving.an_adep("one"), serving.an_adep("two", "b"), serving.an_adep("apart", server={"pool": "other"})]
+    server = Server(*bodies)
+    actor, cache = an_actor(server, *bodies)
+    world = serving.World(cache=cache)
+    pool = next(key for key in world.keys("AdapterDeployment", "one") if key.kind == "Pool")
+    refused = ApiError(403, "PATCH deployments/x: 403 exceeded quota: small")
+    await actor.failed(pool, refused, 3)
+    assert len(server.patches) == 2
+    for name in ("one", "two"):
+        status, reason, said = world.ready(name)
+        assert (status, reason) == ("False", "ReconcileError")
+        assert "exceeded quota: small" in said
+        assert world.is_stalled(name)
+        assert world.adep(name)["status"]["state"] == "ReconcileError"
+    await actor.failed(pool, refused, 4)
+    assert len(server.patches) == 2, "said once"
+    world.settle()
+    assert world.ready("one")[1] == "Starting"
 
 
 # the queue

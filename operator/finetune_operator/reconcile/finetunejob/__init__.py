@@ -4,8 +4,8 @@
 :mod:`finetune_operator.act`, which carries the plan out.
 """
 
-from finetune_operator.plan import Controller
+from finetune_operator.plan import Controller, itself
 from finetune_operator.reconcile.finetunejob.flow import reconcile
 from finetune_operator.reconcile.finetunejob.observation import keys, observe
 
-CONTROLLER = Controller(keys=keys, observe=observe, reconcile=reconcile)
+CONTROLLER = Controller(keys, observe, reconcile, itself)
