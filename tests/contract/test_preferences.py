@@ -210,6 +210,14 @@ class TestOrpoAndKto:
             train_here(config, secret.parent, tmp_path / "work")
         assert caught.value.reason is Reason.CONFIG_INVALID
 
+    def test_kto_keeps_two_rows_after_memory_ran_out(self, bucket: str, secret: Path, tmp_path: Path) -> None:
+        courses = []
+        for divisor in (1, 8):
+            rows, options = {"train": verdicts(8)}, training(steps=2, batch_size=4, micro_batch_size=2)
+            config = prepare_job(bucket, secret.parent, rows, name=f"by-{divisor}", method="kto", settings=options)
+            courses.append(train_here(config, secret.parent, tmp_path / str(divisor), divisor).loss)
+        assert courses[0] == courses[1]
+
     def test_the_odds_ratio_of_equal_answers_is_even(self) -> None:
         import torch
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import METHODS, MethodName
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import MemoryPlan
 from finetune_api.v1alpha1.training import TrainingSpec
@@ -103,9 +104,10 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
     efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
     gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
-    share = max(1, extent.batch_size // seen.processes)
-    usual = _micro_batch(share, extent.max_length * USUAL[seen.method].sides)
-    thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass"
+    share, least = max(1, extent.batch_size // seen.processes), least_rows(seen.spec)
+    _check_rows(share, stated.micro_batch_size, least, seen.processes)
+    usual = _micro_batch(share, extent.max_length * USUAL[seen.method].sides, least)
+    thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass" + (f", but {least} rows" if least > 1 else "")
     prefix = adapter.type == "Prefix"
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
     by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
@@ -139,6 +141,27 @@ def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple
     return Size(found.micro_batch, found.recompute, f"{thumb}; needs {room}", f"needs {room}"), forecast
 
 
-def _micro_batch(batch: int, row_tokens: int) -> int:
-    most = max(1, TOKENS_PER_PASS // row_tokens)
-    return next(size for size in range(min(batch, most), 0, -1) if batch % size == 0)
+def least_rows(spec: FineTuneJobSpec) -> int:
+    """Of a micro batch: kto measures how far answers to other prompts of it have drifted; of its losses one does without."""
+    kto = spec.method.kto if spec.method else None
+    return 2 if kto is not None and kto.loss_type != "ApoZeroUnpaired" else 1
+
+
+def _check_rows(share: int, stated: int | None, least: int, processes: int) -> None:
+    """Here, and not in the train pod. A stated micro batch is the most rows there may be: those that divide the batch are taken."""
+    enough = [rows for rows in range(least, share + 1) if share % rows == 0]
+    why = "method kto with loss Kto compares the answers of a micro batch, and one row is none"
+    if not enough:
+        raise Failure(Reason.CONFIG_INVALID, f"{why}: state a training.batchSize of at least {least * processes}")
+    if stated is not None and stated < enough[0]:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"{why}: training.microBatchSize is {stated}, and the smallest of several rows that divides the batch of {share} is "
+            f"{enough[0]}; state at least that, or leave it out",
+        )
+
+
+def _micro_batch(batch: int, row_tokens: int, least: int) -> int:
+    most = max(least, TOKENS_PER_PASS // row_tokens)
+    divisors = [size for size in range(least, batch + 1) if batch % size == 0]
+    return max((size for size in divisors if size <= most), default=divisors[0])

@@ -46,14 +46,14 @@ class Usual(NamedTuple):
     adapter_rate: float
     epochs: float
     sides: int = 1
-    """Sequences a row is in a forward pass."""
+    """Sequences a row is in a forward pass that is learned from; kto's second one is a pass of its own, without a gradient."""
 
 
 USUAL: Mapping[MethodName, Usual] = {
     "sft": Usual(2e-5, 2e-4, 3.0),
     "cpt": Usual(2e-5, 2e-4, 1.0),
     "dpo": Usual(1e-6, 1e-5, 1.0, sides=2),
-    "kto": Usual(1e-6, 1e-5, 1.0, sides=2),
+    "kto": Usual(1e-6, 1e-5, 1.0),
     "orpo": Usual(8e-6, 8e-5, 1.0, sides=2),
     "reward": Usual(1e-5, 1e-4, 1.0, sides=2),
     "ppo": Usual(1e-6, 1e-5, 1.0),

@@ -1,6 +1,7 @@
 """Kahneman-Tversky optimisation: answers with a verdict each become more or less probable, measured from a reference."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from datasets import Dataset
@@ -19,6 +20,7 @@ from finetune_trainer.origin import ROW
 
 LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
 """TRL's names."""
+SIZES = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
 class VerdictTrainer(Watched, KTOTrainer):  # type: ignore[misc]
@@ -60,12 +62,7 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
 def trainer(lesson: Lesson) -> VerdictTrainer:
     """As for dpo, the reference's log-probabilities are taken once, before anything is learned."""
     stated = lesson.resolved.method_settings.kto or KtoMethod()
-    if lesson.arguments["per_device_train_batch_size"] < 2:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            "method kto compares the answers of a micro batch, and one row is none: "
-            "set training.microBatchSize to at least 2, or a smaller training.maxLength where memory is short",
-        )
+    lesson = replace(lesson, arguments=lesson.arguments | _micro_batch(lesson, stated))
     is_whole = lesson.resolved.adapter.type == "Full"
     made = VerdictTrainer(
         model=lesson.model,
@@ -86,6 +83,22 @@ def trainer(lesson: Lesson) -> VerdictTrainer:
     if not is_whole:
         made.model.delete_adapter("ref")  # TRL's copy of what learns, of no use here
     return made
+
+
+def _micro_batch(lesson: Lesson, stated: KtoMethod) -> dict[str, int]:
+    """At least two rows where the loss compares them, though an attempt after one that ran out of memory asks for less."""
+    rows, times = (lesson.arguments[name] for name in SIZES)
+    if rows > 1 or stated.loss_type == "ApoZeroUnpaired":
+        return {}
+    share = rows * times
+    if share < 2 or lesson.resolved.training.micro_batch_size < 2:  # the plan refuses it before; an image may be older
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "method kto with loss Kto compares the answers of a micro batch, and one row is none: "
+            "set training.microBatchSize to at least 2, or a smaller training.maxLength where memory is short",
+        )
+    least = next(size for size in range(2, share + 1) if share % size == 0)
+    return dict(zip(SIZES, (least, share // least), strict=True))
 
 
 def score(model: Any, exam: Exam, numerics: Numerics) -> list[RowScore]:
