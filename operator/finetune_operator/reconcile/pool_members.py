@@ -165,7 +165,9 @@ def resolve(
     missing = Finding(ServingReason.WAITING_FOR_JOB, f"FineTuneJob {reference.name} does not exist.")
     found = of_job(job) if job is not None else missing
     if isinstance(found, Finding):
-        return earlier, None if earlier is not None and earlier.job_name == reference.name else found
+        if earlier is None or earlier.job_name != reference.name:
+            return earlier, found
+        found = earlier
     served = with_runtime(found, server)
     if isinstance(served, Finding):
         return None, served

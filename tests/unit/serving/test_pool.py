@@ -241,6 +241,25 @@ class TestReferences:
         assert world.models(world.pool_of("one")) == {"one": "a"}
         assert world.ready("one")[1] == "Starting"
 
+    def test_credentials_can_be_changed_after_the_jobs_deletion(self) -> None:
+        world = World().add(a_job(), an_adep("one", job="tuned"))
+        world.settle()
+        world.remove("FineTuneJob", "tuned")
+        world.edit("one", server={"secretRef": {"name": "rotated"}})
+        world.settle()
+        desired = world.reports.desired["team", world.pool_of("one")]
+        assert [each.secret_ref.name for each in desired.adapters] == ["rotated"]
+        assert world.adep("one")["status"]["adapter"]["secretRef"] == {"name": "rotated"}
+
+    def test_a_runtime_that_does_not_fit_is_said_after_the_jobs_deletion_too(self) -> None:
+        world = World().add(a_job(), an_adep("one", job="tuned"))
+        world.settle()
+        world.remove("FineTuneJob", "tuned")
+        world.edit("one", server={"runtime": {"provider": {"openai": {"baseModel": "gpt"}}}})
+        world.settle()
+        assert world.ready("one")[:2] == ("False", "Unsupported")
+        assert world.models(world.pool_of("one")) == {"one": "a"}
+
     @pytest.mark.parametrize(
         "again",
         [a_job("tuned", "b", complete=False, gate="Unknown"), a_job("tuned", "b", complete=False, gate="False")],
