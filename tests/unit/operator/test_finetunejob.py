@@ -654,6 +654,41 @@ def test_an_end_from_outside_stops_the_pods(spec: Any, reason: str) -> None:
     assert f"delete Job {TRAIN}" in world.log
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["with its summary", "with its summary lost"])
+def test_what_was_trained_before_the_deadline_counts_though_it_is_seen_later(lost: bool) -> None:
+    world = World(a_job(activeDeadlineSeconds=60))
+    world.training()
+    world.end_pod(TRAIN, 0, "" if lost else a_summary("Train"))
+    world.wait(61)
+    status = world.settle()
+    if lost:
+        world.end_pod(COLLECT, 0, a_summary("Collect"))
+        status = world.settle()
+    assert condition(status, "Complete") == ("True", "Complete")
+
+
+def test_a_failure_seen_after_the_deadline_is_not_followed_by_another_attempt() -> None:
+    world = World(a_job(activeDeadlineSeconds=60))
+    world.training()
+    world.end_pod(TRAIN, 137, "", "OOMKilled")
+    world.wait(61)
+    status = world.settle()
+    assert condition(status, "Failed") == ("True", "DeadlineExceeded")
+    assert status["attempts"][-1]["outcome"] == "OutOfMemory"
+    world.wait(600)
+    world.settle()
+    assert f"create Job {attempt('Train', 2)}" not in world.log
+
+
+def test_a_cancelled_job_deploys_nothing_though_it_has_just_been_trained() -> None:
+    world = World(a_job(deploy={"name": "live"}))
+    world.training()
+    world.end_pod(TRAIN, 0, a_summary("Train"))
+    world.patch_spec(cancel=True)
+    assert condition(world.settle(), "Failed") == ("True", "Cancelled")
+    assert world.cache.all("AdapterDeployment") == []
+
+
 def test_a_job_that_never_started_can_be_cancelled() -> None:
     world = World(a_job(adapter={"type": "DoRA"}, cancel=True))
     assert condition(world.settle(), "Failed") == ("True", "Cancelled")

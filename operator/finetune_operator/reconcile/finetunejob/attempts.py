@@ -108,10 +108,12 @@ def taken_up(draft: Draft, stage: PodStage) -> bool:
     return True
 
 
-def has_ended(draft: Draft) -> bool:
-    """Whether the open attempt's Job has ended, which is not written down yet."""
+def has_trained(draft: Draft) -> bool:
+    """Whether training has ended, well or not, and what came of it is still to be looked at."""
     record = open_attempt(draft)
-    return record is not None and _job_of(draft, record) is not None and _end_of(draft, record) is not None
+    if record is None or record.stage != "Train":
+        return succeeded(draft, "Train")
+    return _job_of(draft, record) is not None and _end_of(draft, record) is not None
 
 
 def _job_of(draft: Draft, record: Record) -> Manifest | None:

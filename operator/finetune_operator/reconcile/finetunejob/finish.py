@@ -30,7 +30,10 @@ def finished(draft: Draft) -> bool:
 
 
 def cancelled(draft: Draft) -> bool:
-    """spec.cancel ends the job. Returns whether the job stands here."""
+    """spec.cancel ends the job. Returns whether the job stands here.
+
+    Unlike a deadline or a suspension also where training has just ended: whoever cancels wants nothing of it deployed.
+    """
     if not draft.job.spec.cancel:
         return False
     _end(draft, Reason.CANCELLED, "Cancelled by spec.cancel; checkpoints are kept.")
@@ -46,6 +49,8 @@ def past_deadline(draft: Draft) -> bool:
     if left > 0:
         draft.later(left)
         return False
+    if attempts.has_trained(draft):
+        return False  # perhaps in time, while the operator was down; a failure is followed by the deadline, not by an attempt
     _end(
         draft,
         Reason.DEADLINE_EXCEEDED,

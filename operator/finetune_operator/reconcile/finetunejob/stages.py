@@ -69,8 +69,8 @@ def not_suspended(draft: Draft) -> bool:
         if draft.holds(Stage.SUSPENDED):
             draft.condition(Stage.SUSPENDED, "False", "Resumed", "Goes on from the last committed checkpoint.")
         return False
-    if attempts.succeeded(draft, "Train") or attempts.has_ended(draft):
-        return False  # nothing is left to stop; what came out is looked at first
+    if attempts.has_trained(draft):
+        return False  # nothing is left to stop
     if attempts.taken_up(draft, "Train"):
         return True  # stopped in the next round, so that its number is known to be taken even after a crash in between
     alive = [pod["metadata"]["name"] for pod in draft.seen.pods if is_alive(pod)]
