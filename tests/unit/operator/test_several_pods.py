@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from builders import World, a_job, an_error, attempt, exit_code
+from finetune_api.reasons import Reason
 from finetune_operator.reconcile.finetunejob.cause import ending
 
 FAILED = {"status": {"conditions": [{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded"}]}}
@@ -53,3 +55,24 @@ def test_the_first_ones_result_counts() -> None:
     assert found is not None
     assert found.summary is not None
     assert found.summary.trained is not None
+
+
+def test_a_pod_that_still_seems_to_run_is_read_before_another_ones_end_is_believed() -> None:
+    world = World(a_job(backend={"kubernetes": {"nodes": 2}}))
+    world.training()
+    job = attempt("Train")
+    labels = world.get("Job", job)["spec"]["template"]["metadata"]["labels"]
+    owners = [{"uid": world.get("Job", job)["metadata"]["uid"], "controller": True}]
+
+    def node(pod: dict[str, Any]) -> dict[str, Any]:
+        meta = {**pod["metadata"], "namespace": "team", "labels": labels | pod["metadata"]["labels"]}
+        return {"apiVersion": "v1", "kind": "Pod", **pod, "metadata": {**meta, "ownerReferences": owners}}
+
+    world.cache.remove("Pod", world.get("Pod", f"{job}-pod"))
+    running = node(a_pod(0, None))
+    world.put({**running, "status": {"phase": "Running", "containerStatuses": []}})
+    world.put(node(a_pod(1, 143, error("Interrupted"), "10:00:01")))
+    failed = an_error("Train", Reason.NON_FINITE_LOSS)
+    world.unseen.append(node(a_pod(0, exit_code(Reason.NON_FINITE_LOSS), json.loads(failed))))
+    world.end_job(job, "Failed")
+    assert world.settle()["attempts"][-1]["outcome"] == "NonFiniteLoss"

@@ -129,7 +129,7 @@ def _end_of(draft: Draft, record: Record) -> Ending | None:
     if job is None:
         return LOST
     pods = pods_of(draft, record)
-    if is_over(job) and not any(map(has_ended_by_itself, pods)):
+    if is_over(job) and not (pods and all(map(has_ended_by_itself, pods))):
         pods = draft.answer(ref_of(job)._replace(api_version="v1", kind="Pod")) or []
     return None if draft.reads else ending(job, pods)
 
