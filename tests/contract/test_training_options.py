@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure, Reason
+from finetune_api.v1alpha1.methods import ClassificationMethod, KtoMethod
+from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import fetch_folder, open_store
-from prepared_jobs import colour_rows, job_store, prepare_job, train_here, training
+from prepared_jobs import COLOURS, colour_rows, job_store, preferences, prepare_job, train_here, training, verdicts
 
 FULL = ResolvedAdapterSpec(type="Full")
 ROWS = {"train": colour_rows(24)}
@@ -87,6 +89,42 @@ def test_smoothed_labels_of_micro_batches_are_those_of_the_whole_batch(
         [line] = lines(config, secret)
         first.append((line["loss"], line["gradNorm"]))
     assert first[0] == pytest.approx(first[1], rel=1e-4)
+
+
+METHODS = {
+    "dpo": ({"train": preferences(23)}, MethodSpec()),
+    "orpo": ({"train": preferences(23)}, MethodSpec()),
+    "reward": ({"train": preferences(23)}, MethodSpec()),
+    "kto": ({"train": verdicts(12)[:23]}, MethodSpec(kto=KtoMethod(loss_type="ApoZeroUnpaired"))),
+    "classification": (
+        {"train": [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(23)]},
+        MethodSpec(classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False)),
+    ),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_row_of_a_batch_counts_alike_however_it_is_divided(
+    bucket: str, secret: Path, tmp_path: Path, method: str
+) -> None:
+    """The epoch's last batch has seven rows: 4 and 3, or 2, 2, 2 and 1, as after an attempt that ran out of memory."""
+    rows, stated = METHODS[method]
+    found = []
+    for size in (4, 2):
+        config = prepare_job(
+            bucket,
+            secret.parent,
+            rows,
+            name=f"by-{size}",
+            method=method,
+            method_settings=stated,
+            settings=training(steps=4, batch_size=8, micro_batch_size=size, learning_rate=1e-3),
+            adapter=ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
+        )
+        train_here(config, secret.parent, tmp_path / str(size))
+        found.append([(line["loss"], line["gradNorm"]) for line in lines(config, secret)])
+    assert len(found[0]) == 4
+    assert found[0] == [pytest.approx(each, rel=1e-4) for each in found[1]]
 
 
 def test_frozen_layers_and_embeddings_keep_their_weights(bucket: str, secret: Path, tmp_path: Path) -> None:

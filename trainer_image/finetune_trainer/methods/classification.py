@@ -12,11 +12,11 @@ from finetune_trainer.encode import Encoder, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite
 from finetune_trainer.head import MULTI, class_head, text_scores
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
 
 
-class ClassTrainer(Watched, Trainer):  # type: ignore[misc]
+class ClassTrainer(MeanOverRows, Trainer):  # type: ignore[misc]
     """Transformers', watched; the model computes its own loss."""
 
 

@@ -10,7 +10,7 @@ from finetune_api.v1alpha1.methods import DpoMethod
 from finetune_trainer.adapter import reference
 from finetune_trainer.encode import Encoder, Fields, Pair
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
 from finetune_trainer.preferences import encode_pairs, log_probabilities, score
 
@@ -34,7 +34,7 @@ LOSSES = {
 """TRL's names. Its aot losses are left out: they sort the pairs of a micro batch, so that its size would change what is learned."""
 
 
-class PreferenceTrainer(Watched, DPOTrainer):  # type: ignore[misc]
+class PreferenceTrainer(MeanOverRows, DPOTrainer):  # type: ignore[misc]
     """TRL's, watched; the rows are tokenised already, and know the reference's log-probabilities."""
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:

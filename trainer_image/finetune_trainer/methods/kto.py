@@ -15,7 +15,7 @@ from finetune_trainer.adapter import reference
 from finetune_trainer.encode import IGNORED, Encoder, Example, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
 
 LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
@@ -23,8 +23,11 @@ LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
 SIZES = ("per_device_train_batch_size", "gradient_accumulation_steps")
 
 
-class VerdictTrainer(Watched, KTOTrainer):  # type: ignore[misc]
-    """TRL's, watched; the rows are tokenised already, and know the reference's log-probabilities."""
+class VerdictTrainer(MeanOverRows, KTOTrainer):  # type: ignore[misc]
+    """TRL's, watched; the rows are tokenised already, and know the reference's log-probabilities.
+
+    What the loss Kto measures from is estimated from the answers of a micro batch: with another size of it, it is another estimate.
+    """
 
     def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
         return dataset

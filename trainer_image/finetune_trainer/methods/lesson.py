@@ -102,3 +102,26 @@ class Watched:
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: transformers walks all parameters for it in every micro-batch, and nobody reads the sum."""
         return 0
+
+
+class MeanOverRows(Watched):
+    """Mixed into a Trainer whose loss is the mean of a micro-batch's rows: every row of a step counts alike.
+
+    Transformers divides each micro-batch's mean by their number, so that the few rows of an epoch's last one would weigh more, by how
+    much depending on how the batch was divided. Several processes have equal micro-batches: accelerate fills up the last ones.
+    """
+
+    current_gradient_accumulation_steps: float
+    """What the loss of a micro-batch is divided by; nothing else reads it."""
+    _rows: int
+    """Of the step's micro-batches."""
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of a step."""
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self._rows = sum(len(inputs["input_ids"]) for inputs in found[0])
+        return found
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        self.current_gradient_accumulation_steps = self._rows / len(inputs["input_ids"])
+        return super().training_step(model, inputs, num_items_in_batch)

@@ -12,12 +12,12 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from finetune_api.v1alpha1.methods import OrpoMethod
 from finetune_trainer.encode import IGNORED
 from finetune_trainer.methods.dpo import dataset, score
-from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows
 
 __all__ = ["dataset", "score", "trainer"]
 
 
-class OddsRatioTrainer(Watched, Trainer):  # type: ignore[misc]
+class OddsRatioTrainer(MeanOverRows, Trainer):  # type: ignore[misc]
     """Watched; a batch is the chosen sides and then the rejected ones."""
 
     beta: float

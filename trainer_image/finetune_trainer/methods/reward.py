@@ -13,12 +13,12 @@ from finetune_trainer.encode import Encoder, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite
 from finetune_trainer.head import text_scores
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, Watched
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
 from finetune_trainer.preferences import encode_pairs, whole_answers
 
 
-class ScoringTrainer(Watched, RewardTrainer):  # type: ignore[misc]
+class ScoringTrainer(MeanOverRows, RewardTrainer):  # type: ignore[misc]
     """TRL's, watched."""
 
 
