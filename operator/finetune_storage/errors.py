@@ -1,5 +1,7 @@
 """What an S3 error means: it may pass, or the run ends with a reason. Used by :mod:`finetune_storage.store`."""
 
+import ssl
+
 from boto3.exceptions import RetriesExceededError
 from botocore.exceptions import (
     BotoCoreError,
@@ -51,7 +53,7 @@ def verdict(error: Exception, uri: str, missing: Reason, *, writing: bool) -> Fa
     if isinstance(error, ClientError):
         passing = code_of(error) in TRANSIENT or status_of(error) >= 500 or status_of(error) == 429
         return None if passing else _refusal(error, uri, missing, writing=writing)
-    if isinstance(error, SSLError):
+    if isinstance(error, SSLError) and _is_mistrust(error):
         return Failure(
             Reason.STORAGE_UNAVAILABLE,
             f"{uri}: the store's TLS certificate was not accepted; put the issuing CA into the Secret's key CA_BUNDLE",
@@ -66,6 +68,17 @@ def verdict(error: Exception, uri: str, missing: Reason, *, writing: bool) -> Fa
     if isinstance(error, BotoCoreError):
         return Failure(Reason.CONFIG_INVALID, f"{uri}: {error}")
     raise error
+
+
+def _is_mistrust(error: BaseException | None) -> bool:
+    """Whether it began with the store's certificate, or with a CA_BUNDLE that is none; other errors of TLS are a connection's."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return True
+        if isinstance(error, ssl.SSLError) and error.library == "X509":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def code_of(error: ClientError) -> str:

@@ -1,8 +1,16 @@
 """What storage errors mean, and how long they are waited out."""
 
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, ReadTimeoutError, SSLError
 
 from finetune_api.reasons import Failure, Reason
@@ -51,9 +59,6 @@ def test_what_may_pass(error: Exception) -> None:
         pytest.param(answer("ExpiredToken", 400), False, Reason.ACCESS_DENIED, id="an expired token"),
         pytest.param(answer("InvalidArgument", 400), False, Reason.INTERNAL_ERROR, id="a request that is wrong"),
         pytest.param(NoCredentialsError(), False, Reason.ACCESS_DENIED, id="no credentials"),
-        pytest.param(
-            SSLError(endpoint_url="https://x", error="e"), False, Reason.STORAGE_UNAVAILABLE, id="a foreign CA"
-        ),
     ],
 )
 def test_what_ends_it(error: Exception, writing: bool, reason: Reason) -> None:
@@ -61,6 +66,74 @@ def test_what_ends_it(error: Exception, writing: bool, reason: Reason) -> None:
     assert end is not None
     assert end.reason is reason
     assert URI in end.message
+
+
+def asked(port: int, ca_bundle: Path | None = None) -> Exception:
+    """What boto3 raises when a store on this port is asked for an object."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=f"https://127.0.0.1:{port}",
+        region_name="us-east-1",
+        aws_access_key_id="x",
+        aws_secret_access_key="x",
+        verify=str(ca_bundle) if ca_bundle else None,
+        config=Config(retries={"total_max_attempts": 1}),
+    )
+    with pytest.raises(SSLError) as raised:
+        client.head_object(Bucket="bucket", Key="key")
+    return raised.value
+
+
+@contextmanager
+def listener(answer: Callable[[socket.socket], None]) -> Iterator[int]:
+    """A port whose first caller gets this answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as thread:
+        answered = thread.submit(lambda: answer(server.accept()[0]))
+        yield server.getsockname()[1]
+        answered.result(10)
+
+
+def without_tls(caller: socket.socket) -> None:
+    """As a load balancer does whose backends are away."""
+    with caller:
+        caller.recv(1)
+        caller.sendall(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+        caller.recv(4096)
+
+
+def with_a_certificate_of_its_own(folder: Path) -> Callable[[socket.socket], None]:
+    pem = folder / "own.pem"
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", pem, "-out", folder / "cert.pem"]
+    subprocess.run([*made, "-subj", "/CN=127.0.0.1"], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", pem)
+
+    def answer(caller: socket.socket) -> None:
+        with suppress(ssl.SSLError), caller:  # the client's alert
+            context.wrap_socket(caller, server_side=True)
+
+    return answer
+
+
+class TestTls:
+    def test_a_certificate_nobody_vouches_for_ends_it(self, tmp_path: Path) -> None:
+        with listener(with_a_certificate_of_its_own(tmp_path)) as port:
+            end = verdict(asked(port), URI, Reason.DATASET_NOT_FOUND, writing=False)
+        assert end is not None
+        assert end.reason is Reason.STORAGE_UNAVAILABLE
+        assert "CA_BUNDLE" in end.message
+
+    def test_a_bundle_that_is_none_ends_it(self, tmp_path: Path) -> None:
+        bundle = tmp_path / "CA_BUNDLE"
+        bundle.write_text("not a certificate")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            end = verdict(asked(server.getsockname()[1], bundle), URI, Reason.DATASET_NOT_FOUND, writing=False)
+        assert end is not None
+        assert "CA_BUNDLE" in end.message
+
+    def test_an_answer_that_is_no_tls_may_pass(self) -> None:
+        with listener(without_tls) as port:
+            assert verdict(asked(port), URI, Reason.DATASET_NOT_FOUND, writing=False) is None
 
 
 def test_a_bug_stays_a_bug() -> None:
