@@ -1,10 +1,14 @@
 """Conditions as the Kubernetes API conventions define them: observations, never a state machine."""
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from finetune_api.model import MAP_BY_TYPE, ApiModel, Message, Timestamp
+
+REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
+MAX_REASON = 128
 
 
 class Condition(ApiModel):
@@ -14,7 +18,7 @@ class Condition(ApiModel):
     """What is observed, for example Complete."""
     status: Literal["True", "False", "Unknown"]
     """Whether it holds."""
-    reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    reason: Annotated[str, Field(min_length=1, max_length=MAX_REASON, pattern=REASON)]
     """One CamelCase word for programs."""
     message: Message = ""
     """A sentence for people: what was seen and what to do."""
@@ -25,6 +29,13 @@ class Condition(ApiModel):
 
 
 Conditions = Annotated[list[Condition], Field(max_length=32, json_schema_extra=MAP_BY_TYPE)]
+
+
+def as_reason(said: str, otherwise: str, message: str) -> tuple[str, str]:
+    """A word of somebody else's as a condition's reason, and the sentence; what is no such word moves into the sentence."""
+    if len(said) <= MAX_REASON and re.fullmatch(REASON, said):
+        return said, message
+    return otherwise, f"{said}: {message}"
 
 
 def find(conditions: list[Condition], type_: str) -> Condition | None:

@@ -1,5 +1,8 @@
 """What a running pod reports -> status: percentage, loss, time left, checkpoints. At most every few seconds per job."""
 
+from typing import Literal
+
+from finetune_api.conditions import as_reason
 from finetune_api.pods import Report
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
@@ -11,6 +14,8 @@ WRITE_SECONDS = 5.0
 """A status write costs every watcher of the job; progress is worth one in five seconds."""
 NOT_AS_IT_SHOULD_BE = "TrainingWarning"
 """Reason of the Event about a report's message."""
+AT_PROVIDER = "AtProvider"
+"""Where a provider's state is no reason that a condition can have."""
 LOSS_METRICS = ("loss", "train_loss")
 
 
@@ -24,7 +29,8 @@ def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
             said = str(draft.status.provider.state)  # Queued, WaitingForQuota, Paused …
             state = "Evaluating" if said == "Succeeded" else said
     message = _sentence(draft, record, state)
-    draft.condition(stage, "Unknown" if stage is Stage.DATA_VALIDATED else "True", state, message)
+    status: Literal["Unknown", "True"] = "Unknown" if stage is Stage.DATA_VALIDATED else "True"
+    draft.condition(stage, status, *as_reason(state, AT_PROVIDER, message))
     draft.stand(state, message)
 
 
@@ -82,7 +88,8 @@ def _tell_state(draft: Draft, now: ProviderStatus) -> None:
     """An Event for each state a provider's job is seen in."""
     before = draft.status.provider.state if draft.status.provider else None
     if now.state is not None and now.state != before:
-        draft.note(now.state, f"The provider's job {now.job} is {now.state}. {now.message or ''}".strip())
+        message = f"The provider's job {now.job} is {now.state}. {now.message or ''}".strip()
+        draft.note(*as_reason(now.state, AT_PROVIDER, message))
 
 
 def _loss(said: TrainerStatus) -> str | None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from finetune_api.conditions import as_reason
 from finetune_operator.cache import Manifest
 from finetune_operator.plan import Ref, ref_of
 from finetune_operator.reconcile.finetunejob.draft import Draft
@@ -12,6 +13,8 @@ PATIENCE_SECONDS = 20.0
 PULL_SECONDS = 120.0
 """A registry may hiccup; an image that cannot be pulled for so long ends the job."""
 PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+NOT_STARTING = "NotStarting"
+"""Where whoever keeps a pod from starting gives no reason that a condition can have."""
 ABOUT_TO_START = "The pod is about to start."
 NORMAL = {"ContainerCreating", "PodInitializing"}
 LOOK_AGAIN_SECONDS = (5.0, 60.0)
@@ -21,17 +24,13 @@ def why_not_started(draft: Draft, job: Manifest, pods: Sequence[Manifest], age: 
     """Reason and sentence; reads the Warning events once the pod is late."""
     shortest, longest = LOOK_AGAIN_SECONDS
     draft.later(PATIENCE_SECONDS - age if age < PATIENCE_SECONDS else min(max(age / 4, shortest), longest))
-    waiting = _container_waiting(pods)
-    if waiting is not None:
-        return waiting
-    unscheduled = _unscheduled(pods)
-    if unscheduled is not None:
-        return unscheduled
-    if age >= PATIENCE_SECONDS:
-        warning = _newest_warning(draft, [ref_of(job), *(ref_of(pod) for pod in pods)])
-        if warning is not None:
-            return str(warning["reason"]), f"{warning['involvedObject']['kind']}: {warning['message']}"
-    return "Starting", ABOUT_TO_START
+    found = _container_waiting(pods) or _unscheduled(pods)
+    if found is None and age >= PATIENCE_SECONDS:
+        found = _newest_warning(draft, [ref_of(job), *(ref_of(pod) for pod in pods)])
+    if found is None:
+        return "Starting", ABOUT_TO_START
+    reason, message = found
+    return as_reason(reason, NOT_STARTING, message)
 
 
 def pulling_seconds(draft: Draft, pods: Sequence[Manifest]) -> float:
@@ -61,11 +60,14 @@ def _unscheduled(pods: Sequence[Manifest]) -> tuple[str, str] | None:
     return None
 
 
-def _newest_warning(draft: Draft, refs: Sequence[Ref]) -> Manifest | None:
+def _newest_warning(draft: Draft, refs: Sequence[Ref]) -> tuple[str, str] | None:
     found: list[Any] = []
     for ref in refs:
         found += draft.answer(ref._replace(api_version="v1", kind="Event")) or []
-    return max(found, key=_last_seen, default=None)
+    newest = max(found, key=_last_seen, default=None)
+    if newest is None:
+        return None
+    return str(newest.get("reason") or NOT_STARTING), f"{newest['involvedObject']['kind']}: {newest.get('message')}"
 
 
 def _last_seen(event: Manifest) -> str:
