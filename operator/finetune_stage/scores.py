@@ -82,6 +82,8 @@ class SuiteScores(ApiModel):
 
     base: list[RowScore] | None = None
     tuned: list[RowScore]
+    cut_prompts: int | None = None
+    """As an EvaluationFile's."""
 
 
 class EvaluationFile(ApiModel):
@@ -105,6 +107,9 @@ class EvaluationFile(ApiModel):
     """Rows of the tuned model: right label -> most probable label -> how many; none without labels."""
     labels: dict[str, LabelFigures] | None = None
     """Label by label how the tuned model did; none without labels."""
+    cut_prompts: int | None = None
+    """Prompts whose beginnings were not read, as with an answer they are longer than the base can read; none where nothing was
+    answered."""
 
     @property
     def gate_passed(self) -> bool:

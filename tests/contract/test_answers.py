@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateR
 from finetune_api.v1alpha1.reinforcement import RegexReward
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
-from finetune_trainer import evaluate
+from finetune_trainer import answering, evaluate
 from finetune_trainer.encode import encoder
 from finetune_trainer.evaluate import score
 from finetune_trainer.exam import Exam
@@ -104,3 +104,38 @@ def test_labels_are_tried_on_some_rows_at_a_time(tiny: Any, monkeypatch: pytest.
     found = score(model, exam, Numerics("cpu", bf16=False))
     assert sizes == [7, *[2 * len(COLOURS)] * 3, len(COLOURS)], "the rows themselves, then two rows at a time"
     assert [each.predicted for each in found] == [each.predicted for each in whole]
+
+
+def test_a_prompt_is_read_whole_however_short_the_training_rows_are(
+    tiny: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many tokens as the base can read but for the answer: of 256 positions with 16 virtual tokens and 40 of an answer 200."""
+    model, tokenizer = tiny
+    rows = [{"prompt": f"{'x' * 160} {place}", "completion": " red"} for place in range(3)]
+    rows.append({"prompt": "y" * 300, "completion": " red"})
+    exam = an_exam(tokenizer, rows, max_new_tokens=40, virtual_tokens=16)
+    asked = [answer.prompt_ids for answer in answering.written(model, exam)]
+    whole = [exam.encoder.prompt(row) for row in rows]
+    assert exam.max_length < len(whole[0]) < 200 < len(whole[3])
+    assert asked == [*whole[:3], whole[3][-200:]]
+    assert answering.cut_prompts(model, exam) == 1
+    assert "1 of 4 prompts of test are read from their last 200 tokens on" in capsys.readouterr().out
+    monkeypatch.setattr(answering, "positions", lambda _: None)
+    assert answering.cut_prompts(model, exam) == 0, "a base without a limit"
+
+
+def test_a_row_of_another_task_may_be_longer_than_a_batch(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = tiny
+    rows = [{"prompt": "x" * 100 * many, "completion": " red"} for many in (1, 2)]
+    exam = an_exam(tokenizer, rows, metrics=frozenset({"Loss"}), max_length=256)
+    whole = score(model, exam, Numerics("cpu", bf16=False))
+    monkeypatch.setitem(evaluate.LOGIT_BYTES, "cpu", 4 * 320 * 7)
+    seen = []
+    cross_entropy = torch.nn.functional.cross_entropy
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "cross_entropy",
+        lambda logits, *rest, **named: seen.append(len(logits)) or cross_entropy(logits, *rest, **named),
+    )
+    assert score(model, exam, Numerics("cpu", bf16=False)) == whole
+    assert max(seen) == 7

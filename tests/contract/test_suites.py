@@ -2,21 +2,24 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import EVALUATION, job_folder
+from finetune_api.artifacts import EVALUATION, PreparedSuite, ResolvedAdapterSpec, job_folder
 from finetune_api.data_report import DataReport
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_stage.outcome import Places
+from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, open_store
-from finetune_trainer import prepare, recipe
-from prepared_jobs import Rows, colour_rows
-from tiny_models import write_tiny_llama
+from finetune_trainer import prepare, recipe, suites
+from prepared_jobs import Rows, colour_rows, training
+from tiny_models import tiny_tokenizer, write_tiny_llama
 
 S3 = {"name": "s3"}
 LONG = "Whoever walks along the river in the early morning hears the herons long before the fog lets anyone see them"
@@ -98,3 +101,38 @@ def test_a_suite_without_answers_is_not_measured_by_them(bucket: str, secret: Pa
     config, places = a_job(bucket, secret, tmp_path, suite, store)
     with pytest.raises(Failure, match=r"general: TokenF1 compares answers, and rows of Text have none; take Loss"):
         prepare.run(config, places)
+
+
+@pytest.mark.parametrize(
+    ("positions", "longest", "answer"),
+    [
+        pytest.param(2048, 2000, 600, id="those of the base, less virtual tokens"),
+        pytest.param(148, 100, 50, id="an answer leaves half of them to the prompt"),
+        pytest.param(131_072, 8_192, 600, id="bounded, as memory is"),
+        pytest.param(None, 8_192, 600, id="without a limit"),
+    ],
+)
+def test_a_suite_is_as_long_as_the_base_can_read(
+    monkeypatch: pytest.MonkeyPatch, positions: int | None, longest: int, answer: int
+) -> None:
+    """The rows of another task need not be as short as the training's."""
+    suite = PreparedSuite(
+        name="general",
+        file="f",
+        sha256="0",
+        rows=1,
+        format="PromptCompletion",
+        metrics=["ExactMatch"],
+        max_new_tokens=600,
+    )
+    resolved = SimpleNamespace(
+        suites=[suite],
+        training=training(max_length=48),
+        adapter=ResolvedAdapterSpec(type="Prompt", virtual_tokens=48),
+    )
+    inputs: Any = SimpleNamespace(resolved=resolved, store=None, places=None)
+    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=positions))
+    model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=0), config=config)
+    monkeypatch.setattr(suites, "read_file", lambda *_: [Row("1", colour_rows(1)[0])])
+    exam = suites.exams(inputs, SimpleNamespace(model=model, tokenizer=tiny_tokenizer()))["general"]
+    assert (exam.max_length, exam.max_new_tokens, exam.virtual_tokens) == (longest, answer, 48)

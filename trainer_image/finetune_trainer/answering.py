@@ -30,7 +30,7 @@ TIMED_ROWS = 32
 
 def written(model: Any, exam: Exam) -> list[Answer]:
     """The answers to the prompts of the first rows, as many as shall be answered; both models draw the same random numbers."""
-    prompts = _prompts(exam)
+    prompts = _prompts(model, exam)
     answers: dict[int, list[int]] = {}
     lengths = [len(prompt) + exam.max_new_tokens for prompt in prompts]
     # Padding between virtual tokens and prompt would move the prompt away from them.
@@ -54,7 +54,7 @@ def written(model: Any, exam: Exam) -> list[Answer]:
 
 def latencies(model: Any, exam: Exam) -> list[float | None]:
     """Seconds from prompt to the end of its answer, each answer alone; of the first rows."""
-    prompts = _prompts(exam)[:TIMED_ROWS]
+    prompts = _prompts(model, exam)[:TIMED_ROWS]
     _generate(model, exam, prompts[:1])  # the first one pays for what is compiled and cached
     seconds: list[float | None] = []
     for prompt in prompts:
@@ -64,10 +64,39 @@ def latencies(model: Any, exam: Exam) -> list[float | None]:
     return [*seconds, *([None] * (len(exam.rows) - len(seconds)))]
 
 
-def _prompts(exam: Exam) -> list[list[int]]:
-    """The end of each prompt, as much as leaves room for an answer."""
-    room = max(1, exam.max_length - exam.max_new_tokens)
-    return [exam.encoder.prompt(row.fields)[-room:] for row in exam.rows[: exam.generation.max_rows]]
+def _prompts(model: Any, exam: Exam) -> list[list[int]]:
+    """Whole, but for those that leave no room for an answer: their ends."""
+    room = _room(model, exam)
+    return [prompt if room is None else prompt[-room:] for prompt in _whole_prompts(exam)]
+
+
+def cut_prompts(model: Any, exam: Exam) -> int:
+    """How many prompts leave no room for an answer, so that the model does not read their beginnings; said, where there are any."""
+    prompts, room = _whole_prompts(exam), _room(model, exam)
+    cut = 0 if room is None else sum(len(prompt) > room for prompt in prompts)
+    if cut:
+        print(
+            f"{cut} of {len(prompts)} prompts of {exam.split} are read from their last {room} tokens on: "
+            f"the base has {positions(model)} positions, and an answer takes up to {exam.max_new_tokens}",
+            flush=True,
+        )
+    return cut
+
+
+def _whole_prompts(exam: Exam) -> list[list[int]]:
+    return [exam.encoder.prompt(row.fields) for row in exam.rows[: exam.generation.max_rows]]
+
+
+def _room(model: Any, exam: Exam) -> int | None:
+    """Tokens of a prompt that is to be answered, the same for all models that are compared; None where the base has no limit."""
+    most = positions(model)
+    learned = max(exam.virtual_tokens, virtual_tokens(model))
+    return None if most is None else max(1, most - learned - exam.max_new_tokens)
+
+
+def positions(model: Any) -> int | None:
+    """Longest sequence the base reads; None where its architecture has no limit."""
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:

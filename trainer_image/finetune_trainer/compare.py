@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import CHECKPOINTS
+from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.gate import Exams, decide
@@ -18,6 +19,7 @@ from finetune_stage.scores import (
     majority_baseline,
     share,
 )
+from finetune_trainer.answering import cut_prompts
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam
 from finetune_trainer.inputs import Inputs
@@ -50,6 +52,7 @@ def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: J
         judge=judge,
         keeps_format=format_check(spec.answer_format),
         generation=spec.generation or GenerationSpec(),
+        virtual_tokens=inputs.resolved.adapter.virtual_tokens,
         samples=spec.samples or 0,
         seed=inputs.resolved.training.seed,
     )
@@ -136,6 +139,7 @@ def compare(
         labels=label_figures(tuned),
         suites=others.suites or None,
         previous=others.previous,
+        cut_prompts=cut_prompts(model, exam) if exam.metrics & ANSWERED else None,
     )
 
 

@@ -123,12 +123,23 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[:, -ids.shape[1] : -1]  # virtual tokens have logits too
         target = labels[:, 1:]
-        losses = torch.nn.functional.cross_entropy(
-            logits.float().flatten(0, 1), target.flatten(), ignore_index=IGNORED, reduction="none"
-        ).view(target.shape)
+        losses = _losses(logits, target)
         sums, counts = losses.sum(1).tolist(), (target != IGNORED).sum(1).tolist()
         found |= dict(zip(places, zip(sums, counts, strict=True), strict=True))
     return [found[place] for place in range(len(examples))]
+
+
+def _losses(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Of each token, in float32; some tokens at a time, as a row by itself may be longer than a batch."""
+    # A part of each row at a time: of rows of like length so many tokens as the memory is meant for.
+    width = max(1, LOGIT_BYTES[logits.device.type] // (4 * logits.shape[-1] * len(logits)))
+    parts = [
+        torch.nn.functional.cross_entropy(
+            some.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
+        ).view(wanted.shape)
+        for some, wanted in zip(logits.split(width, dim=1), target.split(width, dim=1), strict=True)
+    ]
+    return torch.cat(parts, dim=1)
 
 
 def _labels(model: Any, exam: Exam) -> list[tuple[str, str]]:

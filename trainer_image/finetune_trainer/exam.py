@@ -18,6 +18,8 @@ class Exam:
     metrics: frozenset[Metric]
     labels: tuple[str, ...]
     max_length: int
+    """Of a row whose likelihood is measured, cut as the training cuts its rows; a prompt that is answered is as long as the base
+    can read."""
     max_new_tokens: int
     """Of an answer."""
     stop_tokens: list[int]
@@ -27,6 +29,8 @@ class Exam:
     """For FormatCompliance."""
     generation: GenerationSpec = field(default_factory=GenerationSpec)
     """Temperature, stop strings and number of rows."""
+    virtual_tokens: int = 0
+    """That the tuned model puts before every row: the base's prompts leave room for them too, so that both read the same."""
     samples: int = 0
     """Answers that are kept to be shown, the first ones."""
     seed: int = 0

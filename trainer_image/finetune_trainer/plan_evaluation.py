@@ -1,7 +1,7 @@
 """Decide how base and tuned model are compared where the spec leaves it out. Pure; called by :mod:`finetune_trainer.plan`.
 
 metrics              all of the method's that need not be named; Accuracy and MacroF1 with labels only (classes have their own)
-maxNewTokens         those of the longest answer held out; of methods that sample answers, as in training
+maxNewTokens         those of the longest answer held out, at most half of the base's positions; of methods that sample answers, as in training
 """
 
 from finetune_api.matrix import ANSWERED, METRICS, ON_REQUEST, MethodName, foreign_metrics
@@ -73,4 +73,7 @@ def _longest_answer(seen: Situation) -> tuple[int, str]:
     if sampled is not None:
         return sampled.max_new_tokens, "as in training"
     assert seen.held_out is not None
-    return max(1, min(LONGEST_ANSWER, seen.held_out.longest_answer)), "the longest held-out answer"
+    longest, positions = max(1, min(LONGEST_ANSWER, seen.held_out.longest_answer)), seen.base.positions
+    if positions is not None and longest > positions // 2:
+        return max(1, positions // 2), "half of the base's positions, so that prompts keep the other half"
+    return longest, "the longest held-out answer"

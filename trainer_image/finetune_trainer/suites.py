@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import CHECKPOINTS, PreparedSuite
+from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.finetunejob_status import SuiteStatus
 from finetune_stage.bootstrap import Interval
 from finetune_stage.gate import improvement
@@ -14,6 +15,9 @@ from finetune_trainer.exam import Exam
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
 
+LONGEST_ROW = 8_192
+"""Tokens of a row whose likelihood is measured, where the base can read more: memory grows with them. The training's own limit says
+nothing of another task."""
 Scores = dict[str, list[RowScore]]
 
 
@@ -31,22 +35,26 @@ class Loss(NamedTuple):
 
 def exams(inputs: Inputs, base: Any) -> dict[str, Exam]:
     """What is asked, by the name of the suite; ``base`` has model and tokenizer."""
-    ends = base.model.generation_config.eos_token_id
-    return {suite.name: _exam(inputs, suite, base.tokenizer, ends) for suite in inputs.resolved.suites}
+    return {suite.name: _exam(inputs, suite, base) for suite in inputs.resolved.suites}
 
 
-def _exam(inputs: Inputs, suite: PreparedSuite, tokenizer: Any, generation_eos: Any) -> Exam:
+def _exam(inputs: Inputs, suite: PreparedSuite, base: Any) -> Exam:
+    from finetune_trainer.answering import positions  # torch, which takes seconds
+
     rows = read_file(inputs.store, inputs.places, suite.file, suite.sha256)
-    encode = encoder(tokenizer, suite.format, answers_only=False, new_tokens=inputs.resolved.adapter.new_tokens)
+    learned, most = inputs.resolved.adapter.virtual_tokens, positions(base.model)
+    longest = LONGEST_ROW if most is None else min(LONGEST_ROW, most - learned)
+    encode = encoder(base.tokenizer, suite.format, answers_only=False, new_tokens=inputs.resolved.adapter.new_tokens)
     return Exam(
         encoder=encode,
         split=suite.name,
         rows=rows,
         metrics=frozenset(suite.metrics),
         labels=(),
-        max_length=inputs.resolved.training.max_length,
-        max_new_tokens=suite.max_new_tokens,
-        stop_tokens=stop_tokens(encode, rows[0].fields, generation_eos),
+        max_length=longest,
+        max_new_tokens=min(suite.max_new_tokens, max(1, longest // 2)),
+        stop_tokens=stop_tokens(encode, rows[0].fields, base.model.generation_config.eos_token_id),
+        virtual_tokens=learned,
     )
 
 
@@ -69,9 +77,19 @@ def _stored(model: Any, exam: Exam, inputs: Inputs, numerics: Numerics) -> list[
 def tuned_scores(model: Any, asked: dict[str, Exam], base: Scores, numerics: Numerics) -> dict[str, SuiteScores]:
     """Of both models."""
     return {
-        name: SuiteScores(base=base.get(name), tuned=_scored(model, exam, numerics, "tuned model"))
+        name: SuiteScores(
+            base=base.get(name),
+            tuned=_scored(model, exam, numerics, "tuned model"),
+            cut_prompts=_cut_prompts(model, exam),
+        )
         for name, exam in asked.items()
     }
+
+
+def _cut_prompts(model: Any, exam: Exam) -> int | None:
+    from finetune_trainer.answering import cut_prompts  # torch, which takes seconds
+
+    return cut_prompts(model, exam) if exam.metrics & ANSWERED else None
 
 
 def _scored(model: Any, exam: Exam, numerics: Numerics, who: str) -> list[RowScore]:
