@@ -18,6 +18,7 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from finetune_api.artifacts import Resolved, ResolvedTraining
+from finetune_api.v1alpha1.finetunejob_status import MemoryMeasured
 from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.guard import Guard, skipped_batch
@@ -111,7 +112,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
         state = TrainerState.load_from_json(str(resumed / STATE_FILE))
         if companions.is_over(state):  # only the evaluation or the publishing is left
             trainer._load_from_checkpoint(str(resumed))
-            return _ended(trainer, companions, state)
+            return _ended(trainer, companions, state, None)
     with companions.interruption.deferred():
         try:
             take_steps(trainer, resolved, resumed if step is not None else None)
@@ -123,7 +124,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     companions.interruption.check(
         f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
-    return _ended(trainer, companions, trainer.state)
+    return _ended(trainer, companions, trainer.state, peak_memory())
 
 
 def make_ready(trainer: Any, resolved: Resolved, is_stop_wanted: Callable[[], bool], world: World) -> None:
@@ -146,14 +147,14 @@ def take_steps(trainer: Any, resolved: Resolved, resumed: Path | None = None) ->
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
 
 
-def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:
-    """What it came to, with the weights in the model that are to be published."""
+def _ended(trainer: Any, companions: Companions, state: TrainerState, peak: MemoryMeasured | None) -> Course:
+    """What it came to, with the weights in the model that are to be published; ``peak`` is that of this attempt's steps."""
     losses = [line["loss"] for line in state.log_history if "loss" in line]
     course = Course(
         state.global_step,
         state.num_input_tokens_seen,
         losses[-1] if losses else None,
-        peak_memory(),
+        peak,
         skipped_batch=skipped_batch(state),
     )
     if companions.validation is None:
