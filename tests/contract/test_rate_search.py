@@ -8,7 +8,9 @@ import pytest
 
 from finetune_api.artifacts import MANIFEST, RATE_SEARCH, Manifest, RateSearch, ResolvedAdapterSpec, ResolvedSearch
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer import rate_search
 from finetune_trainer.rate_search import has_diverged, smoothed
+from finetune_trainer.train import take_steps
 from prepared_jobs import (
     Rows,
     colour_rows,
@@ -129,6 +131,31 @@ def test_rates_that_end_too_early_are_told_of(bucket: str, secret: Path, tmp_pat
     )
     train_here(config, secret.parent, tmp_path / "work")
     assert found_in(config, secret).reason.endswith("it still fell at the end: raise learningRateSearch.highest")
+
+
+def test_a_loss_that_is_no_number_does_not_ask_for_higher_rates(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+
+    class Breaks(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+            if state.global_step == 12:
+                raise Failure(Reason.NON_FINITE_LOSS, "the loss became nan")
+
+    def broken(trainer: Any, resolved: Any) -> None:
+        trainer.add_callback(Breaks())
+        take_steps(trainer, resolved)
+
+    monkeypatch.setattr(rate_search, "take_steps", broken)
+    search = ResolvedSearch(steps=20, lowest=1e-4, highest=3e-3)
+    config = prepare_job(
+        bucket, secret.parent, ROWS, settings=training(steps=2, batch_size=24, learning_rate_search=search)
+    )
+    train_here(config, secret.parent, tmp_path / "work")
+    found = found_in(config, secret)
+    assert len(found.rates) == 12
+    assert found.reason.endswith("; the next step's loss was no number")
 
 
 def test_a_base_that_is_no_number_is_no_matter_of_the_rate(bucket: str, secret: Path, tmp_path: Path) -> None:

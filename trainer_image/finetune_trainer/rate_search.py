@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from math import isfinite
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback
 
@@ -37,6 +37,14 @@ FEWEST = 10
 """Steps without which a loss that is no number is the rows' fault, not the rate's."""
 
 
+class Searched(NamedTuple):
+    """The steps that were taken, and why there are no more."""
+
+    curve: Curve
+    is_broken: bool
+    """The loss of the step after them was no number; else all were taken, or the loss had risen."""
+
+
 def with_found_rate(inputs: Inputs, trainer_of: Callable[[Inputs], Any], reporter: Reporter) -> Inputs:
     """The inputs with the rate that this attempt, or one before it, has found; ``trainer_of`` makes a trainer of a model of its own.
 
@@ -46,8 +54,8 @@ def with_found_rate(inputs: Inputs, trainer_of: Callable[[Inputs], Any], reporte
     assert search is not None
     if not store.exists(RATE_SEARCH):
         trial = _trial(inputs.resolved, search)
-        curve = _search(trainer_of(replace(inputs, resolved=trial)), trial, search, reporter)
-        store.put_new(RATE_SEARCH, document(_result(curve, inputs.resolved.training.learning_rate)))
+        found = _search(trainer_of(replace(inputs, resolved=trial)), trial, search, reporter)
+        store.put_new(RATE_SEARCH, document(_result(found, inputs.resolved.training.learning_rate)))
     result = RateSearch.model_validate_json(store.get(RATE_SEARCH))
     print(f"learning rate {result.learning_rate:g}: {result.reason}", flush=True)
     return replace(inputs, resolved=_with_rate(inputs.resolved, result), search=result)
@@ -71,8 +79,8 @@ def _with_rate(resolved: Resolved, found: RateSearch) -> Resolved:
     return resolved.model_copy(update={"training": training, "choices": choices})
 
 
-def _search(trainer: Any, trial: Resolved, search: ResolvedSearch, reporter: Reporter) -> Curve:
-    """The steps that were taken."""
+def _search(trainer: Any, trial: Resolved, search: ResolvedSearch, reporter: Reporter) -> Searched:
+    """At rising rates, until all steps are taken or the training diverges."""
     print(f"searching a learning rate from {search.lowest:g} to {search.highest:g} in {search.steps} steps", flush=True)
     rising = _Rising(search, reporter)
     trainer.add_callback(rising)
@@ -82,7 +90,8 @@ def _search(trainer: Any, trial: Resolved, search: ResolvedSearch, reporter: Rep
     except Failure as failure:
         if failure.reason is not Reason.NON_FINITE_LOSS or len(rising.curve) < FEWEST:
             raise
-    return rising.curve
+        return Searched(rising.curve, is_broken=True)
+    return Searched(rising.curve, is_broken=False)
 
 
 class _Rising(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -126,9 +135,9 @@ def has_diverged(losses: Sequence[float]) -> bool:
     return not isfinite(losses[-1]) or losses[-1] - lowest > DIVERGED * abs(lowest)
 
 
-def _result(curve: Curve, usual: float) -> RateSearch:
+def _result(found: Searched, usual: float) -> RateSearch:
     """What the losses at the rates come to; ``usual`` is taken where none of them helped."""
-    rates, losses = [rate for rate, _ in curve], smoothed([loss for _, loss in curve])
+    rates, losses = [rate for rate, _ in found.curve], smoothed([loss for _, loss in found.curve])
     lowest = losses.index(min(losses))
     fell = f"{losses[0]:.4g} to {losses[lowest]:.4g}"
     if losses[0] - losses[lowest] < LEAST_FALL * abs(losses[0]):
@@ -137,6 +146,8 @@ def _result(curve: Curve, usual: float) -> RateSearch:
     else:
         rate = float(f"{rates[lowest] / MARGIN:.1e}")
         reason = f"a tenth of {rates[lowest]:.2g}, up to which the loss fell in the search, from {fell}"
-        if lowest == len(losses) - 1:
+        if lowest == len(losses) - 1 and found.is_broken:
+            reason += "; the next step's loss was no number"
+        elif lowest == len(losses) - 1:
             reason += "; it still fell at the end: raise learningRateSearch.highest"
     return RateSearch(learning_rate=rate, reason=reason, rates=rates, losses=losses)
