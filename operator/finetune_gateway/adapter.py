@@ -151,17 +151,24 @@ class Adapter:
         await tools.server.up.wait()
         target = tools.routes.hold(name)
         try:
+            await self._try(name, folder)
+        except BaseException:
+            tools.routes.release(target)
+            raise
+        return target
+
+    async def _try(self, name: str, folder: Path) -> None:
+        """Load it where it is not, and let it answer. Raises LoadFailure."""
+        tools = self._tools
+        try:
             async with tools.server.lock:
                 if name not in await tools.server.models():
                     await tools.server.load(name, folder)
             await tools.complete(name)
-            return target
         except AdapterRefused as error:
-            failure = LoadFailure(ServingReason.ADAPTER_INVALID, f"the model server said: {error}")
+            raise LoadFailure(ServingReason.ADAPTER_INVALID, f"the model server said: {error}") from error
         except (ServerRefused, ServerUnreachable) as error:
-            failure = LoadFailure(ServingReason.SERVER_ERROR, f"the model server said: {error}")
-        tools.routes.release(target)
-        raise failure
+            raise LoadFailure(ServingReason.SERVER_ERROR, f"the model server said: {error}") from error
 
     def _say(
         self, desired: DesiredAdapter, state: Literal["Loading", "Loaded", "Failed"], failure: LoadFailure | None = None

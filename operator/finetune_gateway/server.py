@@ -14,7 +14,7 @@ THINKERS = "max_completion_tokens"
 
 
 class ServerUnreachable(Exception):
-    """The model server does not answer."""
+    """The model server does not answer, or with what nobody can read."""
 
 
 class ServerRefused(Exception):
@@ -44,7 +44,10 @@ class ModelServer:
     async def models(self) -> set[str]:
         """Names the server answers to."""
         body = await self._call("GET", "/v1/models", LIST_SECONDS)
-        return {model["id"] for model in json.loads(body)["data"]}
+        try:
+            return {str(model["id"]) for model in json.loads(body)["data"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServerUnreachable(f"the answer to GET /v1/models is no list of models: {body[:200]!r}") from error
 
     async def complete(self, model: str) -> None:
         """Let a model produce one token."""

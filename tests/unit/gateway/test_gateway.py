@@ -7,7 +7,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp import web
 
+from finetune_gateway.server import ModelServer
 from gateway_stage import Stage, a_pool, digest, stage
 
 
@@ -157,6 +159,33 @@ class TestServerRestart:
         await running.server.start()
         await running.until("ready again", lambda: is_status(running, "/readyz", 200))
         assert await answered_by(running, "support") == "support-aaaaaaaaaaaa"
+
+    @pytest.mark.parametrize("answer", ["<html>", "[]", '{"data": [{}]}', '{"data": null}'])
+    async def test_a_server_whose_models_nobody_can_read_is_as_good_as_away(self, running: Stage, answer: str) -> None:
+        async def unreadable(request: web.Request) -> web.Response:
+            return web.Response(text=answer)
+
+        readable = running.server.list_models
+        await running.until("ready", lambda: reachable(running))
+        running.server.list_models = unreadable  # type: ignore[method-assign]
+        await running.server.restart()
+        await running.until("not ready", lambda: is_status(running, "/readyz", 503))
+        running.server.list_models = readable  # type: ignore[method-assign]
+        await running.server.restart()
+        await running.until("ready again", lambda: is_status(running, "/readyz", 200))
+
+    async def test_a_load_that_fails_as_nobody_foresaw_leaves_nothing_behind(
+        self, running: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def load(self: ModelServer, name: str, path: Path) -> None:
+            raise RuntimeError("nobody foresaw this")
+
+        monkeypatch.setattr(ModelServer, "load", load)
+        running.wish(running.adapter("support", "a"))
+        await running.until_failed("support")
+        running.wish()
+        folders = running.folder / "adapters"
+        await running.until("deleted", lambda: list(folders.iterdir()) == [])
 
 
 async def is_status(running: Stage, path: str, status: int) -> bool:
