@@ -2,6 +2,7 @@
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from finetune_trainer import wandb_run
 from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, training
 
 
-def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_path: Path) -> None:
+def test_every_tracker_reads_the_logged_figures(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = prepare_job(bucket, secret.parent, {"train": colour_rows(16)}, settings=training(steps=4))
     store = job_store(config, secret.parent)
     away = {"uri": "http://127.0.0.1:9", "experiment": "colours"}
@@ -45,6 +48,12 @@ def test_every_tracker_reads_the_logged_figures(bucket: str, secret: Path, tmp_p
     run, history = stored_run(folder / "wandb")
     assert (run.run_id, run.project, run.entity, run.display_name) == (UID, "colours", "team", "team-a/tiny")
     assert history == losses
+    store.delete(["manifest.json"])
+    name_trackers(store, {"tensorboard": {}})
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    third = train_here(config, secret.parent, tmp_path / "third")
+    assert third.artifact == first.artifact, "a library that breaks costs its curves only"
+    assert (third.tracking_error or "").startswith("tracking.tensorboard failed: import of torch.utils.tensorboard")
 
 
 def test_a_run_is_sent_with_the_key_of_its_secret(

@@ -4,12 +4,13 @@ Each tracker's library is imported where it is named only. Called by :mod:`finet
 """
 
 import shutil
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import TRACKING, FileEntry, Resolved
-from finetune_api.reasons import Failure
-from finetune_api.v1alpha1.tracking import MlflowTracking, WandbTracking
+from finetune_api.v1alpha1.tracking import WandbTracking
 from finetune_trainer import wandb_run
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.mlflow_run import Ended, send
@@ -44,11 +45,11 @@ def track(inputs: Inputs, ended: Ended) -> Tracked:
     folder.mkdir()
     errors = []
     if stated.tensorboard is not None:
-        _tensorboard(lines, folder / "tensorboard")
-    if stated.wandb is not None:
-        errors += _wandb(stated.wandb, resolved, lines, folder, inputs.places.secrets_dir)
-    if stated.mlflow is not None:
-        errors += _mlflow(stated.mlflow, ended, inputs.places.secrets_dir)
+        errors += _tried("tensorboard", lambda: _tensorboard(lines, folder / "tensorboard"))
+    if (wandb := stated.wandb) is not None:
+        errors += _tried("wandb", lambda: _wandb(wandb, resolved, lines, folder, inputs.places.secrets_dir))
+    if (mlflow := stated.mlflow) is not None:
+        errors += _tried("mlflow", lambda: send(mlflow, ended, inputs.places.secrets_dir))
     inputs.store.delete(inputs.store.list(f"{TRACKING}/"))
     wanted = sorted(path for pattern in FILES for path in folder.glob(pattern))
     files = [path for path in wanted if path.is_file() and not path.is_symlink()]
@@ -56,9 +57,15 @@ def track(inputs: Inputs, ended: Ended) -> Tracked:
     return Tracked(uploaded, "; ".join(errors) or None)
 
 
-def _failed(tracker: str, error: Exception) -> list[str]:
-    said = " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
-    return [f"tracking.{tracker} failed: {said}"]
+def _tried(tracker: str, write: Callable[[], None]) -> list[str]:
+    """Write or send, or say what went wrong. Any error of a tracker's library costs its curves only; its trace is in the log."""
+    try:
+        write()
+    except Exception as error:
+        traceback.print_exc()
+        said = " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
+        return [f"tracking.{tracker} failed: {said}"]
+    return []
 
 
 def _tensorboard(lines: Lines, folder: Path) -> None:
@@ -70,26 +77,8 @@ def _tensorboard(lines: Lines, folder: Path) -> None:
                 writer.add_scalar(name, value, line["step"])
 
 
-def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path, secrets_dir: Path) -> list[str]:
-    """Write the run, and send it where there is a key; or say what went wrong."""
-    import wandb
-
-    try:
-        wandb_run.write(stated, resolved, lines, folder)
-        if stated.secret_ref is not None:
-            wandb_run.send(stated, folder, secrets_dir)
-    # ValueError: settings of the environment (pydantic's)
-    except (wandb.Error, wandb_run.NotSent, Failure, OSError, ValueError) as error:
-        return _failed("wandb", error)
-    return []
-
-
-def _mlflow(stated: MlflowTracking, ended: Ended, secrets_dir: Path) -> list[str]:
-    """Send the run, or say why there is none, or a part of it only."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        send(stated, ended, secrets_dir)
-    except (MlflowException, Failure, OSError) as error:
-        return _failed("mlflow", error)
-    return []
+def _wandb(stated: WandbTracking, resolved: Resolved, lines: Lines, folder: Path, secrets_dir: Path) -> None:
+    """Write the run, and send it where there is a key."""
+    wandb_run.write(stated, resolved, lines, folder)
+    if stated.secret_ref is not None:
+        wandb_run.send(stated, folder, secrets_dir)
