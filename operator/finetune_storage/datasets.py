@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from finetune_api.pods import SECRET_WAIT_SECONDS
 from finetune_api.reasons import Failure, Reason
+from finetune_storage.folders import is_below
 from finetune_storage.hub import HUB, Hub, Repository, hub_token
 from finetune_storage.store import PATIENCE_SECONDS, open_store
 
@@ -61,7 +62,8 @@ def fetch_rows(
         return _from_bucket(uri, folder, Bucket(name, secrets, patience=patience, secret_wait=secret_wait, url=gs_url))
     if not is_pattern(uri):
         store = open_store(uri, secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait)
-        path = folder / uri.rsplit("/", 1)[-1]
+        (name,) = _fit([uri.rsplit("/", 1)[-1]], uri)
+        path = folder / name
         store.download("", path)
         return [FetchedFile(uri, path)]
     bucket, _, pattern = uri.removeprefix("s3://").partition("/")
@@ -69,7 +71,7 @@ def fetch_rows(
         f"s3://{bucket}", secrets, missing=Reason.DATASET_NOT_FOUND, patience=patience, secret_wait=secret_wait
     )
     listed = store.list(PLACEHOLDERS.split(pattern, maxsplit=1)[0])
-    keys = _some([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
+    keys = _fit([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
     for key in keys:
         store.download(key, folder / key)
     return [FetchedFile(store.uri(key), folder / key) for key in keys]
@@ -80,8 +82,8 @@ def _from_bucket(uri: str, folder: Path, bucket: "Bucket") -> list[FetchedFile]:
     keys = [pattern]
     if is_pattern(uri):
         listed = bucket.list(PLACEHOLDERS.split(pattern, maxsplit=1)[0])
-        keys = _some([key for key in matching(listed, pattern) if not key.endswith("/")], uri)
-    found = [bucket.download(key, folder / key) for key in keys]
+        keys = [key for key in matching(listed, pattern) if not key.endswith("/")]
+    found = [bucket.download(key, folder / key) for key in _fit(keys, uri)]
     return [FetchedFile(each.uri, each.path, each.generation) for each in found]
 
 
@@ -95,16 +97,20 @@ def _from_hub(uri: str, folder: Path, token: str | None, patience: float) -> lis
     name, revision, pattern = parsed.groups()
     hub = Hub(Repository("dataset", name, revision), uri, token, patience)
     commit, listed = hub.look()
-    found = _some(matching(listed, pattern), uri)
+    found = _fit(matching(listed, pattern), uri)
     for file in found:
         hub.download(file, commit, folder)
     return [FetchedFile(f"{HUB_DATASETS}{name}@{commit[:12]}/{file}", folder / file) for file in found]
 
 
-def _some(names: list[str], uri: str) -> list[str]:
+def _fit(names: list[str], uri: str) -> list[str]:
+    """The names, where there are some, not too many, and each can be a file's below a folder: whoever stores objects names them."""
     if not names:
         what = "no file there matches" if is_pattern(uri) else "there is no such file"
         raise Failure(Reason.DATASET_NOT_FOUND, f"{uri}: {what}")
     if len(names) > MOST_FILES:
         raise Failure(Reason.CONFIG_INVALID, f"{uri} stands for {len(names)} files; at most {MOST_FILES} are read")
+    foreign = next((name for name in names if not is_below(name)), None)
+    if foreign is not None:
+        raise Failure(Reason.CONFIG_INVALID, f"{uri}: {foreign!r} cannot be a file below a folder; rename the object")
     return names

@@ -71,6 +71,12 @@ def fetch_folder(
     return manifest
 
 
+def is_below(path: str) -> bool:
+    """Whether a stored name, taken as a path, stays below the folder it is put into, and is the only one for its file."""
+    parsed = PurePosixPath(path)
+    return not (parsed.is_absolute() or ".." in parsed.parts or "\\" in path or parsed.as_posix() != path)
+
+
 def parse_manifest(data: bytes, uri: str) -> Manifest:
     """A manifest whose paths all stay below its folder."""
     try:
@@ -80,7 +86,6 @@ def parse_manifest(data: bytes, uri: str) -> Manifest:
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise Failure(Reason.ARTIFACT_CORRUPT, f"{uri} is not a manifest: {where}: {first['msg']}") from None
     for entry in manifest.files:
-        path = PurePosixPath(entry.path)
-        if path.is_absolute() or ".." in path.parts or "\\" in entry.path or path.as_posix() != entry.path:
+        if not is_below(entry.path):
             raise Failure(Reason.ARTIFACT_CORRUPT, f"{uri} names a file outside its folder: {entry.path!r}")
     return manifest
