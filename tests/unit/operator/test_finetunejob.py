@@ -166,6 +166,7 @@ def test_an_object_of_another_version_is_said_to_be_unreadable() -> None:
     status = world.settle()
     assert condition(status, "Accepted") == ("False", "Unsupported")
     assert "spec.training.maxSteps" in message(status, "Accepted")
+    assert status["observedGeneration"] == 1
 
 
 # jobs that wait for jobs

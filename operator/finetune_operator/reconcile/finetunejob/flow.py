@@ -89,6 +89,7 @@ def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Pla
         conditions = upsert(conditions, Condition.model_validate(new))
     written = {
         **status,
+        "observedGeneration": seen.body["metadata"].get("generation", 0),
         "conditions": [condition.wire() for condition in conditions],
         "state": str(Reason.UNSUPPORTED),
         "message": message,
