@@ -108,8 +108,10 @@ NEVER = [
     ("update", "finetunejobs.GROUP"),  # patch it has, for the finalizer of delegated jobs
     ("patch", "adapterdeployments.GROUP"),
     ("delete", "adapterdeployments.GROUP"),
+    ("get", "pods"),
     ("create", "pods"),
     ("delete", "pods"),
+    ("get", "deployments.apps"),
     ("patch", "jobs.batch"),
     ("create", "pods/exec"),
     ("get", "pods/log"),
