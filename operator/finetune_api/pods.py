@@ -1,6 +1,6 @@
 """Between operator and pods: paths, environment and JSON. Any image that keeps this may replace the trainer.
 
-In: ``job.json`` from an immutable ConfigMap, secret files, ``--stage`` and ``--attempt`` arguments. Progress: POSTs to the
+In: ``job.json`` from an immutable ConfigMap, secret files, the stage and ``--attempt`` as arguments. Progress: POSTs to the
 report server (:data:`REPORT_PATH`), in the Kubeflow trainerStatus shape. Out: a :class:`Summary` as termination message.
 """
 

@@ -63,7 +63,7 @@ class Course:
     def _report(self, view: View, percent: int | None = None) -> Report:
         total = (self._last and self._last.total_steps) or view.steps
         if percent is None and self._last is not None and total:
-            percent = min(99, 100 * self._last.step // total)  # 100 is for what is published
+            percent = min(99, 100 * self._last.step // total)  # 100 says that evaluation begins
         figures = dict(self._last.figures) if self._last else {}
         counts = {"current_step": self.steps, **({"total_steps": total} if total else {})} if self._last else {}
         status = TrainerStatus(

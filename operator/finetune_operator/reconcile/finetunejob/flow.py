@@ -1,6 +1,7 @@
 """The order of a FineTuneJob's steps. Each finds its part done and lets the next one go, or does what is missing and stops.
 
-finished  cancelled  accepted  past_deadline  base_resolved  adapters_resolved  frozen  prepared  not_suspended  trained  concluded
+finished  cancelled  accepted  past_deadline  base_resolved  adapters_resolved  reward_model_resolved  frozen  prepared
+not_suspended  trained  concluded
 """
 
 from collections.abc import Callable
