@@ -130,7 +130,7 @@ class AdapterDeploymentSpec(ApiModel):
     mode: Literal["Adapter", "Merged"] | None = None
     """Adapter (left out) hot-loads it beside others; Merged is not supported yet."""
     traffic: Traffic | None = None
-    """Public model name."""
+    """Public model name, and how requests for it are split."""
     rollout: NotYet | None = None
     """Stepwise rollout; not supported yet."""
     autoscaling: NotYet | None = None
@@ -154,7 +154,7 @@ class PodAdapter(ApiModel):
     pod: Annotated[str, Field(max_length=253)]
     """Name of the pod."""
     state: Literal["Starting", "Loaded", "Failed"]
-    """Starting: the pod has not reported yet."""
+    """Starting: the pod has not reported yet, or it is loading the adapter."""
     digest: Annotated[str, Field(max_length=71)] | None = None
     """Digest the pod answers with now: after a failed load the earlier one."""
     message: Message | None = None

@@ -106,7 +106,7 @@ class DeployTemplate(ApiModel):
     server: Server | None = None
     """The model server."""
     traffic: Traffic | None = None
-    """Public model name."""
+    """Public model name, and how requests for it are split."""
 
 
 class DeploySpec(ApiModel):
@@ -199,7 +199,7 @@ class FineTuneJobSpec(ApiModel):
     ttl_seconds_after_finished: Seconds | None = None
     """Seconds after its end at which the job object is deleted; artifact and deployments stay."""
     max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
-    """New attempts after failures where a retry can help; left out, 3. Lost pods do not count (at most 5)."""
+    """New attempts after failures where a retry can help; left out, 3. Lost pods (at most 5) and interrupted ones (at most 20) do not count."""
 
 
 FROZEN = (

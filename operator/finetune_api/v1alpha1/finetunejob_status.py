@@ -294,7 +294,8 @@ class FineTuneJobStatus(ApiModel):
     observed_generation: Annotated[int, Field(ge=0, json_schema_extra={"format": "int64"})] | None = None
     """Generation this status is about."""
     conditions: Conditions | None = None
-    """Accepted, DataValidated, Planned, Suspended, Running, ArtifactStored, Evaluated, GatePassed, Complete, Failed, Finished."""
+    """Accepted, DataValidated, Planned, Suspended, Running, ArtifactStored, Evaluated, GatePassed, Complete, Failed, Finished; Stalled where
+    nothing happens until the user acts, DeployConflict where spec.deploy cannot have its AdapterDeployment."""
     state: Annotated[str, Field(max_length=64)] | None = None
     """One word for the column."""
     message: Message | None = None
