@@ -72,6 +72,12 @@ class Encoder:
         ids = self._document(fields["text"] if self.format == "Text" else fields["prompt"] + fields["completion"])
         return Example(ids, list(ids))
 
+    def measured(self, fields: Fields, *, learned: bool) -> "Example | Pair":
+        """A row to be counted: as it is ``learned`` from or as its answer counts; a preference with both sides."""
+        if self.format == "Preference":
+            return self.pair(fields)
+        return self.training(fields) if learned else self.answer(fields)
+
     def answer(self, fields: Fields) -> Example:
         """A row in which only the answer counts (cpt: the text; a preference: the chosen answer)."""
         if self.format in ("Text", "Classification"):
@@ -84,14 +90,14 @@ class Encoder:
         else:
             ids = self._joined(fields, fields["completion"])
         # Tokens may merge where prompt and answer meet; the answer begins where the two differ.
-        start = _shared(prompt, ids)
+        start = shared(prompt, ids)
         return Example(ids, [IGNORED] * start + ids[start:])
 
     def pair(self, fields: Fields) -> Pair:
         """A preference, both sides cut where one of them first differs from the prompt."""
         prompt = self.prompt(fields)
         chosen, rejected = (self._joined(fields, fields[side]) for side in ("chosen", "rejected"))
-        start = min(_shared(prompt, chosen), _shared(prompt, rejected))
+        start = min(shared(prompt, chosen), shared(prompt, rejected))
         return Pair(prompt[:start], chosen[start:], rejected[start:])
 
     def prompt(self, fields: Fields) -> list[int]:
@@ -251,7 +257,7 @@ def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int
     return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & known))
 
 
-def _shared(one: list[int], other: list[int]) -> int:
+def shared(one: list[int], other: list[int]) -> int:
     """How many tokens two sequences begin with together."""
     shorter = range(min(len(one), len(other)))
     return bisect_left(shorter, True, key=lambda place: one[: place + 1] != other[: place + 1])

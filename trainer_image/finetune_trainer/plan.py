@@ -109,7 +109,9 @@ def _extent(seen: Situation, choices: Choices) -> Extent:
     is_text = seen.method == "cpt"
     packing = _packing(seen, choices)
     max_length = _max_length(seen, stated, choices)
-    sequences = seen.lengths["train"].sequences(max_length, packing=packing, whole_text=is_text)
+    sequences = seen.lengths["train"].sequences(
+        max_length, packing=packing, whole_text=is_text, whole_answers=seen.method == "reward"
+    )
     if sequences == 0:
         raise Failure(
             Reason.DATA_INVALID,

@@ -30,18 +30,22 @@ def whole_answers(pair: Pair, max_length: int) -> Pair:
 
 
 def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut = whole_prompt) -> list[Pair]:
-    """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more, or where
-    the prompt alone is as long."""
+    """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more."""
     numbered = [encoder.pair(fields)._replace(row=number) for number, fields in enumerate(rows)]
-    pairs = [pair for pair in numbered if len(pair.prompt) < max_length]
-    kept = [pair for pair in (cut(pair, max_length) for pair in pairs) if pair.chosen != pair.rejected]
+    pairs = [cut(pair, max_length) for pair in numbered]
+    kept = [pair for pair in pairs if pair.chosen != pair.rejected]
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,
             f"none of the {len(rows)} preferences has two different answers within training.maxLength ({max_length}); raise it",
         )
-    if len(kept) < len(rows):
-        print(f"{len(rows) - len(kept)} preferences left out: no difference within {max_length} tokens", flush=True)
+    full = sum(len(pair.prompt) >= max_length for pair in pairs)  # no answer has room behind it
+    for count, why in (
+        (full, f"the prompt alone fills the {max_length} tokens"),
+        (len(rows) - len(kept) - full, f"no difference within {max_length} tokens"),
+    ):
+        if count:
+            print(f"{count} preferences left out: {why}", flush=True)
     return kept
 
 

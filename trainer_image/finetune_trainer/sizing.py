@@ -101,12 +101,15 @@ def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapt
 def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:
     """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
     stated = seen.spec.training or TrainingSpec()
-    tokens = seen.lengths["train"].kept_tokens(extent.max_length, whole_text=seen.method == "cpt" and extent.packing)
-    efficiency = min(1.0, tokens / max(1, extent.sequences * extent.max_length))
+    is_joined, sides = seen.method == "cpt" and extent.packing, USUAL[seen.method].sides
+    tokens = seen.lengths["train"].kept_tokens(
+        extent.max_length, whole_text=is_joined, whole_answers=seen.method == "reward"
+    )
+    efficiency = min(1.0, tokens / max(1, extent.sequences * sides * extent.max_length))
     gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
     share, least = max(1, extent.batch_size // seen.processes), least_rows(seen.spec)
     _check_rows(share, stated.micro_batch_size, least, seen.processes)
-    usual = _micro_batch(share, extent.max_length * USUAL[seen.method].sides, least)
+    usual = _micro_batch(share, extent.max_length * sides, least)
     thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass" + (f", but {least} rows" if least > 1 else "")
     prefix = adapter.type == "Prefix"
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"

@@ -12,7 +12,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
 from finetune_trainer.data.contamination import RUN, Guarded
 from finetune_trainer.data.fields import Row
-from finetune_trainer.data.measuring import Lengths
+from finetune_trainer.data.measuring import Lengths, length
 from finetune_trainer.data.mixing import Mixing, drawn, merged, too_few
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import HELD_OUT_FIRST, SplitName
@@ -20,7 +20,7 @@ from finetune_trainer.data.splits import Prepared
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.data.tokenizing import Remembering, ToolCheck, one_ahead, texts_of
 from finetune_trainer.data.words import own_text, runs
-from finetune_trainer.encode import Encoder, Example
+from finetune_trainer.encode import Encoder, Example, Pair
 
 ROWS_AT_A_TIME = 1000
 
@@ -109,7 +109,7 @@ def _mix(data: Prepared, general: Path, looking: Looking, mixing: Mixing, found:
                 lengths.add(example)
                 found.surveys["train"].add(row, text)
                 out.write(line)
-                tokens += len(example.input_ids)
+                tokens += length(example)
     if tokens < wanted:
         raise too_few(mixing, sum(own.tokens), tokens)
     found.lengths["train"] = _join(path, own, chosen, lengths)
@@ -128,8 +128,8 @@ def _join(path: Path, own: Lengths, chosen: Path, lengths: Lengths) -> Lengths:
     return both
 
 
-def _leave_out(text: str, example: Example, split: SplitName, looking: Looking, found: Examined) -> bool:
-    quality, tokens = looking.quality, len(example.input_ids)
+def _leave_out(text: str, example: Example | Pair, split: SplitName, looking: Looking, found: Examined) -> bool:
+    quality, tokens = looking.quality, length(example)
     if tokens < (quality.min_tokens or 0) or tokens > (quality.max_tokens or tokens):
         found.out_of_range += 1
         return True
@@ -144,7 +144,7 @@ def _leave_out(text: str, example: Example, split: SplitName, looking: Looking, 
 
 def _encoded(
     batches: Iterable[list[bytes]], split: SplitName, encoder: Encoder
-) -> Iterator[tuple[bytes, Row, Example]]:
+) -> Iterator[tuple[bytes, Row, Example | Pair]]:
     """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
     tools = ToolCheck(encoder.tokenizer)
     for batch in one_ahead(partial(_tokenised, lines, split, encoder) for lines in batches):
@@ -153,12 +153,12 @@ def _encoded(
             yield line, row, example
 
 
-def _tokenised(lines: list[bytes], split: SplitName, encoder: Encoder) -> list[tuple[bytes, Row, Example]]:
+def _tokenised(lines: list[bytes], split: SplitName, encoder: Encoder) -> list[tuple[bytes, Row, Example | Pair]]:
     rows = [json.loads(line) for line in lines]
     tokenizer = Remembering(encoder.tokenizer, [text for row in rows for text in texts_of(row)])
     knowing = replace(encoder, tokenizer=tokenizer)
-    encode = knowing.training if split == "train" else knowing.answer
-    return [(line, row, encode(row)) for line, row in zip(lines, rows, strict=True)]
+    is_train = split == "train"
+    return [(line, row, knowing.measured(row, learned=is_train)) for line, row in zip(lines, rows, strict=True)]
 
 
 def _batches(path: Path) -> Iterator[list[bytes]]:
