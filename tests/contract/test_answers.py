@@ -1,5 +1,6 @@
 """Answers a trained model writes, beside their references: every metric of them, in evaluation.json and in the gate."""
 
+import gc
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +9,33 @@ import torch
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import ON_REQUEST
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateRule
-from finetune_api.v1alpha1.reinforcement import RegexReward
+from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
-from finetune_trainer import answering, evaluate
+from finetune_trainer import answering, compare, evaluate
 from finetune_trainer.encode import encoder
 from finetune_trainer.evaluate import score
 from finetune_trainer.exam import Exam
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Answer
-from prepared_jobs import COLOURS, colour_rows, job_store, prepare_job, train_here, training
+from prepared_jobs import COLOURS, colour_rows, job_store, preferences, prepare_job, train_here, training
 from tiny_models import write_tiny_llama
 
+PPO = PpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    max_new_tokens=1,
+    temperature=1.0,
+    kl_coefficient=0.0,
+    clip_range=0.2,
+    gamma=1.0,
+    gae_lambda=0.95,
+    epochs=2,
+    value_coefficient=0.1,
+)
+METHODS = {"ppo": MethodSpec(ppo=PPO)}
 EVALUATION = EvaluationSpec(
     metrics=["ExactMatch", *ON_REQUEST],
     answer_format=AnswerFormat(regex=RegexReward(pattern=f"^ ?({'|'.join(COLOURS)})$")),
@@ -139,3 +154,50 @@ def test_a_row_of_another_task_may_be_longer_than_a_batch(tiny: Any, monkeypatch
     )
     assert score(model, exam, Numerics("cpu", bf16=False)) == whole
     assert max(seen) == 7
+
+
+def test_logits_take_at_most_a_quarter_of_the_memory_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the allocator keeps for later is left too."""
+    gib = 2**30
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: 3 * gib)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: 2 * gib)
+    for free, expected in [(60 * gib, 2 * gib), (3 * gib, gib), (0, gib // 4)]:
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 80 * gib))
+        assert evaluate.logit_bytes(torch.device("cuda")) == expected
+
+
+@pytest.mark.parametrize("method", ["sft", "ppo", "dpo"])
+def test_the_optimizers_moments_are_gone_when_the_tuned_model_is_evaluated(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    seen: list[int] = []
+    compared = compare.compare
+
+    def counted(*everything: Any) -> Any:
+        optimizers = [each for each in gc.get_objects() if isinstance(each, torch.optim.Optimizer)]
+        seen.append(sum(bool(each.state) for each in optimizers))
+        return compared(*everything)
+
+    monkeypatch.setattr(compare, "compare", counted)
+    rows = preferences if method == "dpo" else colour_rows
+    config = prepare_job(
+        bucket,
+        secret.parent,
+        {"train": rows(8), "test": rows(2, 200)},
+        method=method,
+        method_settings=METHODS.get(method),
+        settings=training(steps=2),
+    )
+    train_here(config, secret.parent, tmp_path / "work")
+    assert seen == [0]
+
+
+def test_running_out_of_memory_in_the_evaluation_says_what_helps_there(
+    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compare, "base_scores", lambda *_: torch.empty(2**50))
+    config = prepare_job(bucket, secret.parent, {"train": colour_rows(8), "test": colour_rows(2, 200)})
+    with pytest.raises(Failure, match=r"a larger GPU .*generation.maxRows") as caught:
+        train_here(config, secret.parent, tmp_path / "work")
+    assert caught.value.reason is Reason.OUT_OF_MEMORY
+    assert "microBatchSize" not in caught.value.message

@@ -24,7 +24,7 @@ from finetune_trainer.samples import shareable
 from finetune_trainer.text_metrics import judged
 
 LOGIT_BYTES = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}
-"""Memory for the float32 logits of a batch; computing the loss takes about three times that."""
+"""At most so much memory for the float32 logits of a batch; computing the loss takes about three times that."""
 CANDIDATES = 1_024
 """Rows with a label as their answer that are tokenised at a time: rows times labels may be millions."""
 
@@ -116,23 +116,30 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     """Of each example the negative log-likelihood of its labels, and their number."""
     found: dict[int, tuple[float, int]] = {}
     device = model.device.type
-    budget = min(BATCH_TOKENS[device], LOGIT_BYTES[device] // (4 * model.config.get_text_config().vocab_size))
+    budget = min(BATCH_TOKENS[device], logit_bytes(model.device) // (4 * model.config.get_text_config().vocab_size))
     for places in batches([len(example.input_ids) for example in examples], budget):
         ids, mask = padded([examples[place].input_ids for place in places], 0, model.device, left=False)
         labels, _ = padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = logits[:, -ids.shape[1] : -1]  # virtual tokens have logits too
         target = labels[:, 1:]
-        losses = _losses(logits, target)
+        losses = _losses(logits, target, budget)
         sums, counts = losses.sum(1).tolist(), (target != IGNORED).sum(1).tolist()
         found |= dict(zip(places, zip(sums, counts, strict=True), strict=True))
     return [found[place] for place in range(len(examples))]
 
 
-def _losses(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Of each token, in float32; some tokens at a time, as a row by itself may be longer than a batch."""
-    # A part of each row at a time: of rows of like length so many tokens as the memory is meant for.
-    width = max(1, LOGIT_BYTES[logits.device.type] // (4 * logits.shape[-1] * len(logits)))
+def logit_bytes(device: torch.device) -> int:
+    """Of a GPU's memory at most a quarter of what the models have left of it."""
+    if device.type != "cuda":
+        return LOGIT_BYTES[device.type]
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return min(LOGIT_BYTES[device.type], (torch.cuda.mem_get_info(device)[0] + cached) // 4)
+
+
+def _losses(logits: torch.Tensor, target: torch.Tensor, budget: int) -> torch.Tensor:
+    """Of each token, in float32; at most so many of them at a time, as a row by itself may be longer than a batch."""
+    width = max(1, budget // len(logits))
     parts = [
         torch.nn.functional.cross_entropy(
             some.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"

@@ -32,9 +32,13 @@ OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "defaultcpualloc
 """What errors say that are of no type of their own: CUDA's, NCCL's, cuBLAS's and the CPU allocator's."""
 
 
+LESS_TRAINING = "a smaller training.microBatchSize or maxLength, or gradientCheckpointing: true, needs less"
+"""What helps where training ran out of memory."""
+
+
 @contextmanager
-def naming_memory(doing: str) -> Iterator[None]:
-    """Running out of memory becomes an end that a smaller micro batch can cure."""
+def naming_memory(doing: str, cure: str = LESS_TRAINING) -> Iterator[None]:
+    """Running out of memory becomes an end with a sentence that says what helps."""
     import torch
 
     try:
@@ -43,11 +47,7 @@ def naming_memory(doing: str) -> Iterator[None]:
         known = isinstance(error, torch.OutOfMemoryError | MemoryError)
         if not known and not any(words in str(error).casefold() for words in OUT_OF_MEMORY):
             raise
-        raise Failure(
-            Reason.OUT_OF_MEMORY,
-            f"out of memory while {doing}; a smaller training.microBatchSize or maxLength, or gradientCheckpointing: true, "
-            "needs less",
-        ) from error
+        raise Failure(Reason.OUT_OF_MEMORY, f"out of memory while {doing}; {cure}") from error
 
 
 def peak_memory() -> MemoryMeasured | None:

@@ -30,6 +30,11 @@ QUIET = {
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # hardly any fragmentation: the memory plan rests on it
 }
 
+LESS_BESIDE_TRAINING = (
+    "the micro batch does not matter here: a larger GPU (on a CPU more memory) helps, or where it is the evaluation a shorter "
+    "training.maxLength, evaluation.maxNewTokens or evaluation.generation.maxRows"
+)
+
 
 def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: int) -> Trained | None:
     """Carry the train stage out, or what an earlier attempt left of it; its outcome, and of several processes only the first's."""
@@ -42,7 +47,7 @@ def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: in
         os.environ |= QUIET
         warnings.filterwarnings("ignore", category=FutureWarning)  # between libraries; nothing a user can act on
         pin_threads()
-        with naming_memory("loading, evaluating or storing the model"):
+        with naming_memory("loading, evaluating or storing the model", LESS_BESIDE_TRAINING):
             return _learn(config, inputs, micro_batch_divisor, interruption)
 
 
@@ -76,6 +81,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         watch = compare.validation(inputs, encoder, numerics, method.score)
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world, watch), resolved)
+        train.release(trainer)
         tuned = sharding.made_whole(tuned, trainer, world)
         if not world.leave():
             return None
