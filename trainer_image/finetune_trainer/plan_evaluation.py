@@ -13,6 +13,8 @@ from finetune_trainer.sizing import Situation
 from finetune_trainer.text_metrics import format_check
 
 LONGEST_ANSWER = 4096
+ANSWERED_ROWS = 1_000
+"""Both models write an answer to each; of a share of so many rows the 95 % interval is at most 6.2 points wide."""
 WRITERS: tuple[MethodName, ...] = ("sft", "ppo", "grpo")
 """Methods whose rows have one right answer, beside which the model's own is laid."""
 
@@ -55,7 +57,16 @@ def _generation(seen: Situation, evaluation: EvaluationSpec, choices: Choices) -
         temperature=temperature,
         top_p=choices.take(f"{field}.topP", stated.top_p, 1.0, "every token") if temperature else None,
         stop_strings=stated.stop_strings,
-        max_rows=choices.take(f"{field}.maxRows", stated.max_rows, rows, "every held-out row"),
+        max_rows=choices.take(f"{field}.maxRows", stated.max_rows, *_answered_rows(rows)),
+    )
+
+
+def _answered_rows(rows: int) -> tuple[int, str]:
+    if rows <= ANSWERED_ROWS:
+        return rows, "every held-out row"
+    return (
+        ANSWERED_ROWS,
+        f"the first ones of {rows} held-out rows: both models write every answer; likelihoods are of all rows",
     )
 
 

@@ -89,7 +89,7 @@ class GenerationSpec(ApiModel):
     stop_strings: Annotated[list[ShortText], Field(min_length=1, max_length=8)] | None = None
     """Texts before which an answer ends, beside the model's own end tokens."""
     max_rows: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """Held-out rows that are answered, the first ones; likelihoods are of all rows. Left out, all."""
+    """Held-out rows that are answered, the first ones; likelihoods are of all rows. Left out, at most 1000."""
 
 
 class GateRule(ApiModel):
@@ -194,7 +194,7 @@ class EvaluationSpec(ApiModel):
     max_new_tokens: Annotated[int, Field(ge=1, le=4096)] | None = None
     """The same as generation.maxNewTokens."""
     generation: GenerationSpec | None = None
-    """How answers are written; left out, greedily, as long as the longest reference answer, to every held-out row."""
+    """How answers are written; left out, greedily, as long as the longest reference answer, to at most 1000 held-out rows."""
     samples: Annotated[int, Field(ge=0, le=20)] | None = None
     """Held-out prompts that report.html shows with the answers of base and tuned model; a row in which something looks like a secret
     or like personal data is left out. Left out, 5 where answers are written."""

@@ -46,3 +46,16 @@ def test_an_answer_leaves_room_for_its_prompt() -> None:
     for positions in (1_200, None):
         found, why = plan(lengths(3, answer=600), positions)
         assert (found.max_new_tokens, why["evaluation.maxNewTokens"]) == (600, "the longest held-out answer")
+
+
+def test_at_most_a_thousand_rows_are_answered_unless_more_are_asked_for() -> None:
+    rows, field = lengths(1_001), "evaluation.generation.maxRows"
+    for held_out, stated, expected, reason in [
+        (lengths(1_000), {}, 1_000, "every held-out row"),
+        (rows, {}, 1_000, "the first ones of 1001 held-out rows: both models write every answer"),
+        (rows, {"generation": {"maxRows": 1_001}}, 1_001, "stated"),
+    ]:
+        found, why = plan(held_out, **stated)
+        assert found.generation is not None
+        assert found.generation.max_rows == expected
+        assert why.get(field, "stated").startswith(reason)
