@@ -136,12 +136,11 @@ def _indexes(kind: str, body: Manifest) -> list[Index]:
 
 
 def named_by(body: Manifest, reference: str) -> str | None:
-    """Name of the object that a reference of the spec names."""
+    """Name of the object that a reference of the spec names; under another version of the definition it may be none."""
     named: Any = body["spec"]
-    for member in reference.split("."):
-        named = named.get(member) or {}
-    name: str | None = named.get("name")
-    return name
+    for member in (*reference.split("."), "name"):
+        named = named.get(member) if isinstance(named, dict) else None
+    return named if isinstance(named, str) else None
 
 
 def _version(body: Manifest) -> int:

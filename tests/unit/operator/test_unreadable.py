@@ -41,6 +41,20 @@ async def test_a_job_that_cannot_be_read_leaves_every_other_pool_alone() -> None
     assert "FineTuneJob tuned cannot be read (spec.training.maxSteps: " in said
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"baseModel": "s3://models/base"},
+        {"method": {"grpo": {"rewardModel": ["a"]}}},
+        {"deploy": "live"},
+        {"adapter": {"initial": {"jobRef": {"name": 7}}}},
+    ],
+)
+def test_a_job_of_another_shape_can_be_listed(field: dict[str, Any]) -> None:
+    world = World(a_job(**field))
+    assert condition(world.settle(), "Accepted") == ("False", "Unsupported")
+
+
 async def test_what_nobody_foresaw_ends_no_listing(monkeypatch: pytest.MonkeyPatch) -> None:
     def keys(sources: Sources, kind: str, body: Any) -> list[Key]:
         raise KeyError("nobody foresaw this")

@@ -47,7 +47,6 @@ def observe(sources: Sources, key: Key) -> Observation | None:
     if body is None:
         return None
     uid = body["metadata"]["uid"]
-    deploy = body["spec"].get("deploy") or {}
     return Observation(
         settings=sources.settings,
         body=body,
@@ -60,7 +59,7 @@ def observe(sources: Sources, key: Key) -> Observation | None:
             for reference in UPSTREAMS
             if (found := _named(cache, KIND, key.namespace, named_by(body, reference))) is not None
         },
-        deployment=_named(cache, "AdapterDeployment", key.namespace, deploy.get("name")),
+        deployment=_named(cache, "AdapterDeployment", key.namespace, named_by(body, DEPLOYS)),
         report=sources.reports.jobs.get(uid),
         answers=sources.answers,
     )
