@@ -239,8 +239,8 @@ def with_statuses(plan: Plan, seen: Observation, judged: list[Member], now: date
 
 
 def told(sources: Sources, key: Key) -> list[Manifest]:
-    """A pool is no object of the API: its members tell what becomes of it."""
-    return [each.body for each in members(sources.cache, key.namespace) if each.pool_name == key.name]
+    """A pool is no object of the API: its members tell what becomes of it, but for those that are left as they were."""
+    return [each.body for each in members(sources.cache, key.namespace) if each.pool and each.pool.name == key.name]
 
 
 CONTROLLER = Controller(keys, observe, reconcile, told)

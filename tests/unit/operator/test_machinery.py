@@ -189,11 +189,14 @@ async def test_a_failure_that_stays_is_written_into_the_status() -> None:
 
 
 async def test_what_is_refused_to_a_pool_is_written_into_its_members_status() -> None:
+    world = serving.World().add(serving.an_adep("left"))
+    world.settle()
+    world.edit("left", mode="Merged")
+    world.settle()
     bodies = [serving.an_adep("one"), serving.an_adep("two", "b"), serving.an_adep("apart", server={"pool": "other"})]
-    server = Server(*bodies)
-    actor, cache = an_actor(server, *bodies)
-    world = serving.World(cache=cache)
-    pool = next(key for key in world.keys("AdapterDeployment", "one") if key.kind == "Pool")
+    server = Server(*bodies, world.adep("left"))
+    actor, world.cache = an_actor(server, *(body for _, body in world.add(*bodies).cache.kinds()))
+    pool = Key("Pool", "team", world.pool_of("left"))
     refused = ApiError(403, "PATCH deployments/x: 403 exceeded quota: small")
     await actor.failed(pool, refused, 3)
     assert len(server.patches) == 2
@@ -205,6 +208,7 @@ async def test_what_is_refused_to_a_pool_is_written_into_its_members_status() ->
         assert world.adep(name)["status"]["state"] == "ReconcileError"
     await actor.failed(pool, refused, 4)
     assert len(server.patches) == 2, "said once"
+    assert world.ready("left")[1] == "Unsupported", "two that write one status would never come to rest"
     world.settle()
     assert world.ready("one")[1] == "Starting"
 
