@@ -13,8 +13,27 @@ import pytest
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary, Trained
 from finetune_api.reasons import Failure, Reason
-from prepared_jobs import colour_rows, job_store, lines_until, prepare_job, train_here, training
+from finetune_api.v1alpha1.methods import ClassificationMethod
+from finetune_api.v1alpha1.training import MethodSpec
+from prepared_jobs import (
+    COLOURS,
+    Rows,
+    colour_rows,
+    job_store,
+    lines_until,
+    preferences,
+    prepare_job,
+    texts,
+    train_here,
+    training,
+)
 from stage_process import ForkedProgram, fork_stage
+
+
+def classes(count: int, first: int = 0) -> Rows:
+    """The class of a text is the colour it names."""
+    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
+
 
 STEPS = 8
 LORA: dict[str, Any] = {
@@ -27,6 +46,30 @@ FULL = LORA | {
     "settings": training(
         steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, learning_rate=1e-3, weight_decay=0.01
     ),
+}
+SHORT = {
+    "adapter": LORA["adapter"],
+    "settings": training(steps=4, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4),
+}
+PAIRS = SHORT | {"rows": {"train": preferences(16), "test": preferences(6, 100)}}
+METHODS: dict[str, dict[str, Any]] = {
+    "sft": LORA,
+    "cpt": SHORT
+    | {
+        "rows": {"train": texts(48), "test": texts(6, 100)},
+        # Within an epoch: where processes fill up its last batch, they do so with rows of its first.
+        "settings": training(steps=2, batch_size=4, micro_batch_size=1, packing=True),
+    },
+    "dpo": PAIRS,
+    "orpo": PAIRS,
+    "reward": PAIRS,
+    "classification": SHORT
+    | {
+        "rows": {"train": classes(16), "test": classes(6, 100)},
+        "method_settings": MethodSpec(
+            classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False),
+        ),
+    },
 }
 Crew = list[ForkedProgram]
 
@@ -79,9 +122,12 @@ def assert_as_one(config: JobConfig, made: list[Summary], one: JobConfig, alone:
     assert any(each.path.endswith(".safetensors") for each in manifest.files)
 
 
-def test_an_adapter_learns_in_two_processes_what_it_learns_in_one(bucket: str, secret: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_an_adapter_learns_in_two_processes_what_it_learns_in_one(
+    bucket: str, secret: Path, tmp_path: Path, method: str
+) -> None:
     secrets = secret.parent
-    one, two = (prepare_job(bucket, secrets, name=name, **LORA) for name in ("one", "two"))
+    one, two = (prepare_job(bucket, secrets, name=name, method=method, **METHODS[method]) for name in ("one", "two"))
     alone = train_here(one, secrets, tmp_path / "one")
     with crew(two, secrets, tmp_path / "two") as made:
         codes, said, outputs = ends(made, tmp_path / "two")
