@@ -4,6 +4,8 @@ metrics              all of the method's that need not be named; Accuracy and Ma
 maxNewTokens         those of the longest answer held out, at most half of the base's positions; of methods that sample answers, as in training
 """
 
+from collections.abc import Collection
+
 from finetune_api.matrix import ANSWERED, METRICS, ON_REQUEST, MethodName, foreign_metrics
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GenerationSpec, Metric
@@ -35,6 +37,7 @@ def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     format_check(stated.answer_format)
     usual = _usual_metrics(seen.method, stated)
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those that fit method and labels")
+    _check_use(seen.method, stated, {*metrics, *gated})
     if {*metrics, *gated} & ANSWERED:
         generation = _generation(seen, stated, choices)
         samples = choices.take("evaluation.samples", stated.samples, 5, "shown in report.html")
@@ -42,6 +45,41 @@ def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
             update={"samples": samples, "generation": generation, "max_new_tokens": generation.max_new_tokens}
         )
     return stated.model_copy(update={"metrics": metrics})
+
+
+def _check_use(method: MethodName, stated: EvaluationSpec, measured: set[Metric]) -> None:
+    """Raises Failure for fields that none of the metrics would use."""
+    of_answers = {
+        "generation": stated.generation,
+        "maxNewTokens": stated.max_new_tokens,
+        "samples": stated.samples,
+        "answerFormat": stated.answer_format,
+    }
+    if not measured & ANSWERED:
+        _refuse(method, [name for name, value in of_answers.items() if value], measured, ANSWERED)
+    if "FormatCompliance" not in measured:
+        _refuse(method, ["answerFormat"] if stated.answer_format else [], measured, {"FormatCompliance"})
+    # Of sft, ppo and grpo the rows are checked by them too.
+    if method not in WRITERS and stated.labels:
+        of_its_own = " (its classes are those of its rows, or method.classification.labels)"
+        _refuse(method, ["labels"], measured, set(), of_its_own if method == "classification" else "")
+
+
+def _refuse(
+    method: MethodName, fields: list[str], measured: set[Metric], users: Collection[Metric], besides: str = ""
+) -> None:
+    if not fields:
+        return
+    names = " and ".join(f"evaluation.{field}" for field in fields)
+    possible = [metric for metric in METRICS[method] if metric in users]
+    if possible:
+        cure = f"leave {names} out, or add to evaluation.metrics one of {', '.join(possible)}"
+    else:
+        cure = f"method {method} has no metric that does{besides}: leave {names} out"
+    raise Failure(
+        Reason.CONFIG_INVALID,
+        f"none of the metrics ({', '.join(sorted(measured))}) uses {names}; {cure}",
+    )
 
 
 def _generation(seen: Situation, evaluation: EvaluationSpec, choices: Choices) -> GenerationSpec:

@@ -2,6 +2,10 @@
 
 from typing import Any
 
+import pytest
+
+from finetune_api.matrix import SAMPLING_METHODS
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
@@ -10,7 +14,10 @@ from finetune_trainer.choices import Choices
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.plan_evaluation import resolved_evaluation
+from finetune_trainer.sampling import filled_in
 from finetune_trainer.sizing import Situation
+
+REWARDED = {"rewards": [{"length": {"maxTokens": 9}}], "maxNewTokens": 9}
 
 
 def lengths(rows: int, answer: int = 2) -> Lengths:
@@ -29,12 +36,13 @@ def plan(
         {
             "baseModel": {"uri": "s3://models/base"},
             "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
-            "method": {method: {}},
+            "method": {method: REWARDED if method in SAMPLING_METHODS else {}},
             "evaluation": evaluation,
             "output": {"uri": "s3://models"},
         }
     )
     base, choices = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=False), Choices()
+    spec = filled_in(spec, positions, choices)
     found = resolved_evaluation(Situation(spec, base, {"train": lengths(9), "test": held_out}), choices)
     return found, {choice.field: choice.reason for choice in choices.made}
 
@@ -59,3 +67,60 @@ def test_at_most_a_thousand_rows_are_answered_unless_more_are_asked_for() -> Non
         assert found.generation is not None
         assert found.generation.max_rows == expected
         assert why.get(field, "stated").startswith(reason)
+
+
+FORMAT = {"answerFormat": {"regex": {"pattern": "a"}}}
+ALL_OF_ANSWERS = {"generation": {"temperature": 0.5}, "maxNewTokens": 8, "samples": 3, **FORMAT}
+
+
+@pytest.mark.parametrize(
+    ("method", "stated", "sentence"),
+    [
+        pytest.param(
+            "sft",
+            {"metrics": ["Loss"], "maxNewTokens": 8},
+            r"none of the metrics \(Loss\) uses evaluation.maxNewTokens; leave evaluation.maxNewTokens out, or add to "
+            "evaluation.metrics one of ExactMatch, TokenF1",
+            id="no answer is written",
+        ),
+        pytest.param(
+            "dpo",
+            {"metrics": ["Loss"], **ALL_OF_ANSWERS},
+            "evaluation.generation and evaluation.maxNewTokens and evaluation.samples and evaluation.answerFormat; "
+            "method dpo has no metric that does: leave .* out$",
+            id="a method that writes none",
+        ),
+        pytest.param("cpt", {"samples": 2}, "evaluation.samples; method cpt has no", id="metrics left out"),
+        pytest.param(
+            "sft",
+            {"metrics": ["ExactMatch"], **FORMAT},
+            "evaluation.answerFormat; leave evaluation.answerFormat out, or add .* one of FormatCompliance$",
+            id="answers whose format is not measured",
+        ),
+        pytest.param("dpo", {"labels": ["a", "b"]}, "evaluation.labels; method dpo has no", id="no labels"),
+        pytest.param(
+            "classification", {"labels": ["a", "b"]}, r"\(its classes are those of its rows", id="labels of its own"
+        ),
+    ],
+)
+def test_what_no_metric_would_use_is_refused(method: str, stated: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(Failure, match=sentence) as caught:
+        plan(lengths(3), method=method, **stated)
+    assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+@pytest.mark.parametrize(
+    ("method", "stated"),
+    [
+        pytest.param("sft", ALL_OF_ANSWERS, id="the usual metrics"),
+        pytest.param("sft", {"metrics": ["Loss"], "labels": ["a", "b"]}, id="labels, by which rows are checked"),
+        pytest.param(
+            "sft", {"metrics": ["Loss"], "gate": [{"metric": "ExactMatch", "min": 0.5}], "samples": 1}, id="by the gate"
+        ),
+        pytest.param("dpo", {"samples": 0}, id="nothing is asked for"),
+        pytest.param("grpo", {"metrics": ["Accuracy", "Reward"], "labels": ["a", "b"]}, id="labels of grpo"),
+    ],
+)
+def test_what_a_metric_uses_is_taken(method: str, stated: dict[str, Any]) -> None:
+    found, _ = plan(lengths(3), method=method, **stated)
+    assert EvaluationSpec.model_validate(stated | found.model_dump(exclude_none=True, by_alias=True)) == found
