@@ -69,8 +69,8 @@ METRICS: dict[MethodName, tuple[Metric, ...]] = {
     "orpo": ("Loss", "Perplexity", "PreferenceAccuracy", "RewardMargin"),
     "classification": ("Loss", "Accuracy", "MacroF1"),
     "reward": ("Loss", "PreferenceAccuracy", "RewardMargin"),
-    "ppo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward", *ON_REQUEST),
-    "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "Reward", *ON_REQUEST),
+    "ppo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "Reward", *ON_REQUEST),
+    "grpo": ("Loss", "Perplexity", "ExactMatch", "Accuracy", "MacroF1", "Reward", *ON_REQUEST),
 }
 """What each method can be measured by."""
 

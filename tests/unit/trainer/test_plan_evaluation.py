@@ -118,9 +118,15 @@ def test_what_no_metric_would_use_is_refused(method: str, stated: dict[str, Any]
             "sft", {"metrics": ["Loss"], "gate": [{"metric": "ExactMatch", "min": 0.5}], "samples": 1}, id="by the gate"
         ),
         pytest.param("dpo", {"samples": 0}, id="nothing is asked for"),
-        pytest.param("grpo", {"metrics": ["Accuracy", "Reward"], "labels": ["a", "b"]}, id="labels of grpo"),
+        pytest.param("grpo", {"metrics": ["Accuracy", "MacroF1"], "labels": ["a", "b"]}, id="labels of grpo"),
     ],
 )
 def test_what_a_metric_uses_is_taken(method: str, stated: dict[str, Any]) -> None:
     found, _ = plan(lengths(3), method=method, **stated)
     assert EvaluationSpec.model_validate(stated | found.model_dump(exclude_none=True, by_alias=True)) == found
+
+
+@pytest.mark.parametrize("method", ["sft", "ppo", "grpo"])
+def test_labels_bring_both_of_their_metrics(method: str) -> None:
+    assert {"Accuracy", "MacroF1"} <= {*(plan(lengths(3), method=method, labels=["a", "b"])[0].metrics or ())}
+    assert not {"Accuracy", "MacroF1"} & {*(plan(lengths(3), method=method)[0].metrics or ())}
