@@ -150,7 +150,9 @@ def page() -> str:
         "",
         "<!-- Generated from operator/finetune_api/matrix.py by `python -m finetune_api`; do not edit. -->",
         "",
-        "Every cell marked ✓ is trained in a test: it gets better at rows held out, and the published artifact, loaded back, gives the same answers.",
+        "Every cell marked ✓ is trained in a test: it gets better at rows held out "
+        f"({' and '.join(SAMPLING_METHODS)}: earns more of the reward it is trained by), "
+        "and the published artifact, loaded back, gives the same answers.",
         "Every other cell is refused before anything is created: `Accepted=False`, reason Unsupported.",
         "",
         "| | " + " | ".join(ADAPTERS) + " |",
