@@ -175,6 +175,42 @@ class TestReward:
         assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
         assert model.config.id2label == {0: "reward"}
 
+    @pytest.mark.parametrize(
+        ("special", "own", "expected"),
+        [
+            pytest.param(["<end>", "<pad>"], "<pad>", "<pad>", id="its own"),
+            pytest.param(["<end>", "<|padding|>"], None, "<|padding|>", id="one that stands for nothing"),
+            pytest.param(["<end>", "<|reserved_0|>"], "<end>", "<|reserved_0|>", id="not its own that ends texts"),
+            pytest.param(["<end>"], None, "\u00ff", id="a byte that no text has"),
+        ],
+    )
+    def test_an_answer_that_has_ended_scores_otherwise_than_one_that_goes_on(
+        self, special: list[str], own: str | None, expected: str
+    ) -> None:
+        import torch
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+        from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+
+        from finetune_trainer.head import fit_padding, text_scores
+
+        bytewise = Tokenizer(models.BPE())
+        bytewise.pre_tokenizer, bytewise.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+        bytewise.train_from_iterator(["yes"], trainer)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytewise, eos_token="<end>", pad_token=own)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+        torch.manual_seed(0)
+        model = LlamaForSequenceClassification(LlamaConfig(vocab_size=len(tokenizer), num_labels=1, **sizes)).eval()
+        fit_padding(model, tokenizer)
+        assert tokenizer.pad_token == expected
+        assert model.config.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+        answer = tokenizer("yes")["input_ids"]
+        with torch.no_grad():
+            goes_on, ended, alone = text_scores(model, [answer, [*answer, tokenizer.eos_token_id], answer])
+        assert goes_on == alone
+        assert (ended - goes_on).abs() > 1e-4
+
 
 class TestOrpoAndKto:
     @pytest.mark.parametrize("method", ["orpo", "kto"])

@@ -1,5 +1,6 @@
 """Models with a head that scores a text instead of going on with it: a reward, or classes."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from finetune_api.artifacts import Resolved
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_trainer.batching import BATCH_TOKENS, batches, padded
@@ -15,6 +17,10 @@ from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 QUANTISED = ("QLoRA", "QDoRA")
 """Adapters on a base in 4 bits."""
 MULTI = "multi_label_classification"
+BLANK = re.compile(r"pad|reserved|unused|extra", re.IGNORECASE)
+"""Names of tokens that stand for nothing."""
+NO_TEXT = ("<0xFF>", "\u00ff")
+"""How vocabularies of bytes write the byte 255, which UTF-8 has not."""
 
 
 class Head(NamedTuple):
@@ -49,10 +55,29 @@ def class_head(resolved: Resolved) -> Head:
 
 
 def fit_padding(model: Any, tokenizer: Any) -> None:
-    """A decoder's score is read at the last token that is no padding; the configuration says which one pads."""
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    """A decoder's score is read at the last token that is no padding; the configuration says which one pads.
+
+    That is none that ends a text, as in many bases: an answer that has ended would score like one that goes on.
+    """
+    tokenizer.pad_token = _padding(tokenizer, model.get_input_embeddings().num_embeddings)
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+
+
+def _padding(tokenizer: Any, rows: int) -> str:
+    """The base's own, one that stands for nothing, or a byte that no text has; ``rows`` are those of the embeddings."""
+    added = [token.content for _, token in sorted(tokenizer.added_tokens_decoder.items()) if token.special]
+    known = tokenizer.get_vocab()
+    unwritten = [byte for byte in NO_TEXT if byte in known and tokenizer.decode([known[byte]]) == "\ufffd"]
+    candidates = [tokenizer.pad_token, *filter(BLANK.search, added), tokenizer.unk_token, *unwritten]
+    ends = (None, tokenizer.eos_token, tokenizer.sep_token)
+    found = next((token for token in candidates if token not in ends and known.get(token, rows) < rows), None)
+    if found is None:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "the base model's tokenizer has no token to fill up rows with but the one that ends texts; "
+            "name another one as pad_token in its tokenizer_config.json",
+        )
+    return found
 
 
 def nf4(has_head: bool, compute: torch.dtype) -> BitsAndBytesConfig:
