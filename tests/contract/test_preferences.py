@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -263,3 +264,32 @@ class TestOrpoAndKto:
         assert odds_ratio_loss(likely, likely).item() == pytest.approx(math.log(2))
         odds = (math.exp(-0.1) / (1 - math.exp(-0.1))) / (math.exp(-2) / (1 - math.exp(-2)))
         assert odds_ratio_loss(likely, unlikely).item() == pytest.approx(-math.log(odds / (1 + odds)), rel=1e-4)
+
+    def test_a_mixture_keeps_its_experts_busy(self, tmp_path: Path) -> None:
+        import torch
+        from datasets import Dataset
+        from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+        from finetune_trainer.methods import orpo
+        from finetune_trainer.methods.lesson import Lesson
+        from tiny_models import tiny_tokenizer
+
+        sizes = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+        experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        batch = {
+            "input_ids": torch.arange(40).view(4, 10),
+            "attention_mask": torch.ones(4, 10, dtype=torch.long),
+            "completion_mask": torch.tensor([[0] * 5 + [1] * 5] * 4),
+        }
+        found = []
+        for coefficient in (0.0, 0.5):
+            torch.manual_seed(0)
+            model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**sizes, **experts, router_aux_loss_coef=coefficient))
+            rows = Dataset.from_list([{"prompt_ids": [5], "chosen_ids": [6], "rejected_ids": [7]}])
+            options = {"output_dir": str(tmp_path), "use_cpu": True, "report_to": [], "gradient_checkpointing": False}
+            resolved: Any = SimpleNamespace(method_settings=MethodSpec())
+            trainer = orpo.trainer(Lesson(model, tiny_tokenizer(), rows, options, resolved, [], None))
+            found.append(trainer.compute_loss(model, dict(batch)))
+        tokens = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        busy = model(**tokens, output_router_logits=True).aux_loss
+        assert (found[1] - found[0]).item() == pytest.approx(0.5 * busy.item(), rel=1e-4)

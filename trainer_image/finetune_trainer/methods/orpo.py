@@ -21,13 +21,17 @@ class OddsRatioTrainer(MeanOverRows, Trainer):  # type: ignore[misc]
     """Watched; a batch is the chosen sides and then the rejected ones."""
 
     beta: float
+    router_coefficient: float
+    """Of the loss by which a mixture keeps its experts busy; 0 for other models."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Negative log-likelihood of the chosen answers, and beta times that of their being the likelier ones."""
         labels = inputs["input_ids"].masked_fill(inputs["completion_mask"] == 0, IGNORED)
-        output = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+        routed = {"output_router_logits": True} if self.router_coefficient else {}
+        tokens = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        output = model(**tokens, **routed, use_cache=False)
         logits = output.logits[:, -labels.shape[1] : -1].float()  # virtual tokens have logits too
         target = labels[:, 1:]
         losses = torch.nn.functional.cross_entropy(
@@ -35,6 +39,8 @@ class OddsRatioTrainer(MeanOverRows, Trainer):  # type: ignore[misc]
         )
         chosen, rejected = (-losses.sum(1) / (target != IGNORED).sum(1).clamp(min=1)).chunk(2)
         loss = (self.beta * odds_ratio_loss(chosen, rejected) - chosen).mean()
+        if self.router_coefficient:
+            loss = loss + self.router_coefficient * output.aux_loss
         return (loss, output) if return_outputs else loss
 
 
@@ -59,8 +65,13 @@ def trainer(lesson: Lesson) -> OddsRatioTrainer:
         processing_class=lesson.tokenizer,
     )
     made.model_accepts_loss_kwargs = False  # a mean over pairs, to be divided by the accumulation
-    made.beta = stated.beta or 0.1
+    made.beta, made.router_coefficient = stated.beta or 0.1, _router_coefficient(lesson.model.config.get_text_config())
     return made
+
+
+def _router_coefficient(config: Any) -> float:
+    """As TRL's trainers take it: the architecture's own, where it has router logits."""
+    return float(getattr(config, "router_aux_loss_coef", 0.0)) if hasattr(config, "output_router_logits") else 0.0
 
 
 def _log_of_rest(log_probability: torch.Tensor) -> torch.Tensor:
