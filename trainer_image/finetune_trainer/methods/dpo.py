@@ -31,7 +31,11 @@ LOSSES = {
     "DiscoPop": "discopop",
     "Sft": "sft",
 }
-"""TRL's names. Its aot losses are left out: they sort the pairs of a micro batch, so that its size would change what is learned."""
+"""TRL's names. Its aot losses are left out: they sort the pairs of a micro batch, so that its size would change what is learned.
+
+It does a little with Sft too, the only one that is a mean over tokens: those of a micro batch's chosen answers, so that a long answer
+counts more than a short one beside it; every micro batch counts by its rows.
+"""
 
 
 class PreferenceTrainer(MeanOverRows, DPOTrainer):  # type: ignore[misc]
