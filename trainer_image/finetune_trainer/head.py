@@ -70,7 +70,9 @@ def _padding(tokenizer: Any, rows: int) -> str:
     unwritten = [byte for byte in NO_TEXT if byte in known and tokenizer.decode([known[byte]]) == "\ufffd"]
     candidates = [tokenizer.pad_token, *filter(BLANK.search, added), tokenizer.unk_token, *unwritten]
     ends = (None, tokenizer.eos_token, tokenizer.sep_token)
-    found = next((token for token in candidates if token not in ends and known.get(token, rows) < rows), None)
+    found: str | None = next(
+        (token for token in candidates if token not in ends and known.get(token, rows) < rows), None
+    )
     if found is None:
         raise Failure(
             Reason.CONFIG_INVALID,
