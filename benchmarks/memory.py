@@ -80,6 +80,16 @@ CASES: list[Case] = [
     ("Qwen2.5-1.5B", Load("Full", 4096, 2, True, optimizer="AdamW8bit")),
     ("Qwen3-4B", Load("Full", 2048, 2, True, optimizer="AdamW8bit")),
     ("Llama-3.1-8B", Load("LoRA", 4096, 1, True, optimizer="AdamW8bit")),
+    ("Qwen3-4B", Load("Full", 4096, 1, True, accumulation=2, optimizer="AdamW8bit")),
+    ("Llama-3.2-1B", Load("Full", 4096, 1, True, accumulation=2)),
+    ("Llama-3.2-1B", Load("Full", 2048, 2, True, accumulation=4)),
+    ("Qwen2.5-1.5B", Load("Full", 4096, 1, True, accumulation=2)),
+    ("Qwen2.5-1.5B", Load("Full", 2048, 4, True, accumulation=2, optimizer="AdamW8bit")),
+    ("Qwen2.5-0.5B", Load("Full", 2048, 4, True, accumulation=2)),
+    ("Qwen2.5-0.5B", Load("Full", 1024, 2, False, accumulation=2)),
+    ("Llama-3.1-8B", Load("LoRA", 4096, 1, True, accumulation=4, rank=64)),
+    ("Llama-3.2-1B", Load("LoRA", 2048, 2, True, accumulation=2, rank=256)),
+    ("Llama-3.1-8B", Load("QLoRA", 2048, 2, True, accumulation=2, rank=64, dropout=0.05)),
 ]
 
 

@@ -154,7 +154,7 @@ def predict(shape: Shape, load: Load) -> Memory | None:
     logits = LOGIT_TILE + 8 * shape.hidden * load.tokens
     if load.adapter == "Full":
         logits += shape.vocabulary * shape.hidden * FP32 + 32768 * shape.hidden * BF16
-    during = _temporaries(shape, load, per_layer)
+    during = max(_temporaries(shape, load, per_layer), _cast(shape, load, trained))
     # Early in the backward pass everything is kept and the gradients are few; late it is the other way round.
     before = gradients if load.accumulation > 1 else 0
     early = before + kept + max(logits, during)
@@ -247,6 +247,14 @@ def _temporaries(shape: Shape, load: Load, per_layer: int) -> int:
         return matrices
     wide = {"Full": 4, "QLoRA": 2, "DoRA": 13}.get(load.adapter, 3)  # bytes per feed-forward unit, measured
     return per_layer + wide * shape.intermediate * load.tokens + matrices
+
+
+def _cast(shape: Shape, load: Load, trained: int) -> int:
+    """When a forward pass ends that keeps nothing of its layers: autocast's copies of what learns, until it is left, and the first tile."""
+    if not load.recompute:
+        return 0  # kept by autograd
+    copies = BF16 * (shape.linear_weights if load.adapter == "Full" else trained)
+    return copies + LOGIT_TILE + 8 * shape.hidden * load.tokens
 
 
 def _last(shape: Shape, load: Load, per_layer: int) -> int:

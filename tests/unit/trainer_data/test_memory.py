@@ -111,7 +111,7 @@ def test_the_largest_micro_batch_is_the_last_that_fits() -> None:
 
 def test_what_cannot_fit_is_refused_with_the_figure() -> None:
     with pytest.raises(
-        Failure, match=r"at least 12\d\.\d GiB.*of H100-80GB 74\.4 GiB.*adapter LoRA or QLoRA"
+        Failure, match=r"at least 13\d\.\d GiB.*of H100-80GB 74\.4 GiB.*adapter LoRA or QLoRA"
     ) as caught:
         fit(EIGHT, fitting.MODELS["H100-80GB"], Asked(Load("Full", 1024, 1, recompute=False), 16, None, None))
     assert caught.value.reason is Reason.DOES_NOT_FIT
