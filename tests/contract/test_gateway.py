@@ -54,9 +54,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 @pytest.fixture(scope="module")
 def pool(s3_server: S3Server, tmp_path_factory: pytest.TempPathFactory, made: Made) -> Iterator[ServedPool]:
-    folder = tmp_path_factory.mktemp("pod")
+    folder = tmp_path_factory.mktemp("gateway")  # numbered: a worker may come back to this file
     secret = s3_server.secret(folder / "secrets" / "s3")
-    with served_pool(folder, s3_server.bucket("gateway"), secret, made.base) as pool:
+    with served_pool(folder, s3_server.bucket(folder.name), secret, made.base) as pool:
         yield pool
 
 
