@@ -1,5 +1,6 @@
 """SIGTERM: at once an end with reason Interrupted, but while training the current step is finished and saved first."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,7 +41,7 @@ class Interruption:
             raise Failure(Reason.INTERRUPTED, f"stopped by SIGTERM {where}")
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        print("SIGTERM received", flush=True)
+        os.write(1, b"SIGTERM received\n")  # print may be where the signal came, and cannot be entered twice
         self.requested = True
         if not self._deferred:
             self.check("outside of training; nothing is lost, the next attempt goes on from the last checkpoint")
