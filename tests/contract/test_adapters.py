@@ -134,3 +134,40 @@ def test_an_answer_after_virtual_tokens_is_the_same_in_any_batch(folder: Path, t
     together, alone = scores(rows), [each for row in rows for each in scores([row])]
     assert [nll for nll, _ in together] == pytest.approx([nll for nll, _ in alone], abs=1e-4)
     assert [exact for _, exact in together] == [exact for _, exact in alone]
+
+
+def test_ia3_scales_what_comes_into_the_end_of_a_feed_forward_block(tmp_path: Path) -> None:
+    """Also of an architecture that PEFT does not list: it scales other layers' outputs."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as LISTED
+    from transformers import Olmo2Config, Olmo2ForCausalLM
+
+    from finetune_trainer.adapter import add_adapter
+
+    def scaled(inner: int, *names: str) -> dict[str, bool]:
+        sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+        base = Olmo2ForCausalLM(Olmo2Config(**sizes, intermediate_size=inner))
+        assert base.config.model_type not in LISTED
+        model = add_adapter(base, ResolvedAdapterSpec(type="IA3", target_modules=names), seed=1)
+        layers = {name: module for name, module in model.named_modules() if hasattr(module, "is_feedforward")}
+        return {name.rpartition(".")[2]: layer.is_feedforward for name, layer in layers.items()}
+
+    names = ("q_proj", "o_proj", "up_proj", "down_proj")
+    assert scaled(48, *names) == {"q_proj": False, "o_proj": False, "up_proj": False, "down_proj": True}
+    assert scaled(32, "q_proj", "o_proj") == {"q_proj": False, "o_proj": False}
+    with pytest.raises(Failure, match="'up_proj', and the sizes of those layers do not tell") as caught:
+        scaled(32, "up_proj")
+    assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+def test_layers_whose_weights_are_not_found_are_not_left_to_learn(folder: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from finetune_trainer.adapter import add_adapter
+
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    base.model.stages = base.model.layers
+    del base.model.layers
+    with pytest.raises(
+        Failure, match="frozenLayers is 1, and no weights of the base model are named as those of layer 0"
+    ):
+        add_adapter(base, ResolvedAdapterSpec(type="Full", frozen_layers=1), seed=1)

@@ -65,7 +65,7 @@ def add_adapter(
 
 def _freeze(model: Any, count: int) -> None:
     """The embeddings and the first layers do not learn."""
-    layers = int(model.config.num_hidden_layers)
+    layers = int(model.config.get_text_config().num_hidden_layers)
     if count >= layers:
         raise Failure(
             Reason.CONFIG_INVALID,
@@ -74,10 +74,18 @@ def _freeze(model: Any, count: int) -> None:
     if count == 0:
         return
     model.get_input_embeddings().requires_grad_(False)
+    found = set()
     for name, parameter in model.named_parameters():
         place = LAYER.search(name)
         if place and int(place[1]) < count:
             parameter.requires_grad_(False)
+            found.add(int(place[1]))
+    if missing := set(range(count)) - found:
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"adapter.frozenLayers is {count}, and no weights of the base model are named as those of layer {min(missing)}, as in "
+            "layers.0, h.0 or blocks.0; leave it out, or train an adapter, which freezes the whole base",
+        )
 
 
 def virtual_tokens(model: Any) -> int:
@@ -117,11 +125,28 @@ def _ia3(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
 
     if not adapter.target_modules:  # PEFT knows them by the architecture
         return IA3Config(task_type=task)
-    known = FEED_FORWARD.get(model.config.model_type, [])
     targets = list(adapter.target_modules)
-    return IA3Config(
-        task_type=task, target_modules=targets, feedforward_modules=[name for name in targets if name in known]
-    )
+    known = FEED_FORWARD.get(model.config.model_type)
+    inner = [name for name in targets if (_ends_feed_forward(model, name) if known is None else name in known)]
+    return IA3Config(task_type=task, target_modules=targets, feedforward_modules=inner)
+
+
+def _ends_feed_forward(model: Any, target: str) -> bool:
+    """Whether the layers of this name end feed-forward blocks, as their sizes say: there IA3 scales what comes in, not what goes out."""
+    config = model.config.get_text_config().to_dict()
+    sizes = {value for name, value in config.items() if name.endswith("intermediate_size")}
+    found = {
+        "att" not in name and module.in_features in sizes and module.out_features == config["hidden_size"]
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and f".{name}".endswith(f".{target}")
+    }
+    if len(found) > 1 or (True in found and config["hidden_size"] in sizes):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            f"adapter.targetModules names {target!r}, and the sizes of those layers do not tell whether they end feed-forward blocks, "
+            "which IA3 must know; name other layers, with the name before them where needed (mlp.dense), or use LoRA",
+        )
+    return found == {True}
 
 
 def _prefix(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
