@@ -9,7 +9,7 @@ from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_delegate.provider import Provider
 from finetune_stage.chats import answer_of, chat_of
-from finetune_stage.gate import Exams, decide
+from finetune_stage.gate import Exams, decide, gains
 from finetune_stage.rows import Row, Splits, held_out
 from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, label_figures, majority_baseline, share
 from finetune_storage import Store
@@ -55,6 +55,7 @@ def examine(
         majority=majority,
         confusion=confusion(after),
         labels=label_figures(after),
+        gains=gains(metrics, after, before, resolved.seed),
     )
 
 

@@ -75,7 +75,7 @@ def _page(store: Store, resolved: ResolvedDelegation, evaluation: EvaluationFile
     """Without a diagnosis: providers draw their curves too differently."""
     metrics = [json.loads(line) for line in store.get(METRICS).splitlines()]
     summary, confusion = (evaluation.summary, evaluation.confusion) if evaluation else (None, None)
-    return page(Contents(resolved, metrics, summary, confusion, [], versions_of(LIBRARIES)))
+    return page(Contents(resolved, metrics, summary, confusion, [], versions_of(LIBRARIES), evaluation=evaluation))
 
 
 def card(resolved: ResolvedDelegation, result: Result) -> str:

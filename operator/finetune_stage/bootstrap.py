@@ -1,12 +1,16 @@
 """How sure a difference between two models is: rows are drawn again with replacement, for both models the same. Pure."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from finetune_stage.scores import Statistic
+from finetune_stage.scores import Numbers, Statistic
 
 RESAMPLES = 10_000
+FEWEST_RESAMPLES = 1_000
+DRAWN_IN_ALL = 200_000_000
+"""Rows that are drawn, some two seconds' worth: beyond 20,000 rows a bound needs fewer resamples to be as good."""
 BOUNDS = (2.5, 97.5)
 DRAWN_AT_A_TIME = 2_000_000
 
@@ -21,16 +25,31 @@ class Interval(NamedTuple):
 
 def paired_difference(tuned: Statistic, other: Statistic, seed: int) -> Interval:
     """Of (tuned - other), both over the same rows in the same order; the value is that of the rows themselves."""
-    rows = len(tuned.rows)
+    return paired_differences([(tuned, other)], seed)[0]
+
+
+def paired_differences(pairs: Sequence[tuple[Statistic, Statistic]], seed: int) -> list[Interval]:
+    """Of several metrics over the same rows, which are drawn once for all of them: each is what it is by itself."""
+    rows = len(pairs[0][0].rows)
     generator = np.random.default_rng(seed)
-    drawn = []
-    for size in _sizes(max(1, DRAWN_AT_A_TIME // rows)):
+    drawn: list[list[Numbers]] = [[] for _ in pairs]
+    for size in _sizes(resamples(rows), max(1, DRAWN_AT_A_TIME // rows)):
         places = generator.integers(0, rows, size=(size, rows)) + np.arange(size)[:, None] * rows
         times = np.bincount(places.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
-        drawn.append(tuned.of_sums(times @ tuned.rows) - other.of_sums(times @ other.rows))
+        for found, (tuned, other) in zip(drawn, pairs, strict=True):
+            found.append(tuned.of_sums(times @ tuned.rows) - other.of_sums(times @ other.rows))
+    return [_interval(found, *pair) for found, pair in zip(drawn, pairs, strict=True)]
+
+
+def _interval(drawn: list[Numbers], tuned: Statistic, other: Statistic) -> Interval:
     low, high = np.percentile(np.concatenate(drawn), BOUNDS)
     value = tuned.of_sums(tuned.rows.sum(axis=0)) - other.of_sums(other.rows.sum(axis=0))
     return Interval(float(low), float(value), float(high))
+
+
+def resamples(rows: int) -> int:
+    """How often so many rows are drawn again."""
+    return min(RESAMPLES, max(FEWEST_RESAMPLES, DRAWN_IN_ALL // rows))
 
 
 def paired_bootstrap(tuned: list[bool], other: list[bool], seed: int) -> Interval:
@@ -47,6 +66,6 @@ def paired_bootstrap(tuned: list[bool], other: list[bool], seed: int) -> Interva
     return Interval(float(low), float(difference.mean()), float(high))
 
 
-def _sizes(most: int) -> list[int]:
-    """RESAMPLES in parts of at most so many."""
-    return [min(most, RESAMPLES - start) for start in range(0, RESAMPLES, most)]
+def _sizes(count: int, most: int) -> list[int]:
+    """The count in parts of at most so many."""
+    return [min(most, count - start) for start in range(0, count, most)]

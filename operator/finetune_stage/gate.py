@@ -1,15 +1,18 @@
 """Decide whether the tuned model is good enough. Pure and reproducible; the figures come from :mod:`finetune_stage.scores`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from finetune_api.v1alpha1.evaluation import GateRule, Metric
 from finetune_api.v1alpha1.finetunejob_status import GateResult
-from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference
+from finetune_stage.bootstrap import Interval, paired_bootstrap, paired_difference, paired_differences
 from finetune_stage.scores import (
     LOWER_IS_BETTER,
+    PERCENTILES,
     SHARES,
+    Gain,
     RowScore,
+    Statistic,
     SuiteScores,
     correct,
     figures,
@@ -93,19 +96,16 @@ def _ratio(rule: GateRule, value: float, base: list[RowScore] | None) -> Iterato
 
 def _beats(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]:
     for name in rule.beats or ():
-        gain = _gain_on_majority(rule, exams, seed) if name == "MajorityClass" else _gain_on_base(rule, exams, seed)
+        is_majority = name == "MajorityClass"
+        gain = _gain_on_majority(rule, exams, seed) if is_majority else _gain_on_base(rule.metric, exams, seed)
         if gain is None:
             yield False, f"beats {name}, which was not evaluated"
             continue
         yield gain.low > 0, f"beats {name} by {gain.value:+.4f}, {_between(gain)}"
 
 
-def _gain_on_base(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
-    if exams.base is None:
-        return None
-    if rule.metric in SHARES:
-        return _paired(correct(exams.tuned, rule.metric), correct(exams.base, rule.metric), seed)
-    return improvement(rule.metric, exams.tuned, exams.base, seed)
+def _gain_on_base(metric: Metric, exams: Exams, seed: int) -> Interval | None:
+    return None if exams.base is None else improvement(metric, exams.tuned, exams.base, seed)
 
 
 def _gain_on_majority(rule: GateRule, exams: Exams, seed: int) -> Interval | None:
@@ -146,10 +146,29 @@ def _beside_previous(rule: GateRule, exams: Exams, seed: int) -> Iterator[Check]
 
 def improvement(metric: Metric, tuned: list[RowScore], other: list[RowScore], seed: int) -> Interval:
     """How much better the tuned model is; of a loss, by how much it is lower."""
+    if metric in SHARES:
+        return _paired(correct(tuned, metric), correct(other, metric), seed)
+    return paired_difference(*_operands(metric, tuned, other), seed)
+
+
+def gains(
+    metrics: Iterable[Metric], tuned: list[RowScore], other: list[RowScore] | None, seed: int
+) -> dict[str, Gain] | None:
+    """Of every metric with outcomes that are summed over rows; None where there is no other model."""
+    if other is None:
+        return None
+    compared = [name for name in metrics if name not in PERCENTILES and measured_rows(tuned, name)]
+    summed = [name for name in compared if name not in SHARES]
+    drawn = paired_differences([_operands(name, tuned, other) for name in summed], seed) if summed else []
+    found = dict(zip(summed, drawn, strict=True))
+    found |= {name: improvement(name, tuned, other, seed) for name in compared if name in SHARES}
+    return {name: Gain(**found[name]._asdict()) for name in compared}
+
+
+def _operands(metric: Metric, tuned: list[RowScore], other: list[RowScore]) -> tuple[Statistic, Statistic]:
+    """Minuend and subtrahend of a gain."""
     ours, theirs = statistic(tuned, metric), statistic(other, metric)
-    if metric in LOWER_IS_BETTER:
-        return paired_difference(theirs, ours, seed)
-    return paired_difference(ours, theirs, seed)
+    return (theirs, ours) if metric in LOWER_IS_BETTER else (ours, theirs)
 
 
 def _between(interval: Interval) -> str:

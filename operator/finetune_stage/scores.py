@@ -77,13 +77,28 @@ class LabelFigures(ApiModel):
     """The harmonic mean of both."""
 
 
+class Gain(ApiModel):
+    """How much better the tuned model is than another on the same rows (of a loss: by how much it is lower), and between which bounds
+    that is by 95 % (paired bootstrap)."""
+
+    low: float
+    value: float
+    high: float
+
+    def of_change(self, metric: str) -> str:
+        """The bounds for people, of (tuned - other): where a metric is better the lower it is, a gain is a change downwards."""
+        low, high = (-self.high, -self.low) if metric in LOWER_IS_BETTER else (self.low, self.high)
+        return f"{low + 0.0:+.4g} to {high + 0.0:+.4g}"  # minus zero is zero
+
+
 class SuiteScores(ApiModel):
     """The outcomes on the rows of a suite."""
 
     base: list[RowScore] | None = None
     tuned: list[RowScore]
     cut_prompts: int | None = None
-    """As an EvaluationFile's."""
+    gains: dict[str, Gain] | None = None
+    """Both as an EvaluationFile's."""
 
 
 class EvaluationFile(ApiModel):
@@ -107,6 +122,10 @@ class EvaluationFile(ApiModel):
     """Rows of the tuned model: right label -> most probable label -> how many; none without labels."""
     labels: dict[str, LabelFigures] | None = None
     """Label by label how the tuned model did; none without labels."""
+    gains: dict[str, Gain] | None = None
+    """On the base, metric by metric; none where it was not evaluated."""
+    gains_on_previous: dict[str, Gain] | None = None
+    """On the previous adapter."""
     cut_prompts: int | None = None
     """Prompts whose beginnings were not read, as with an answer they are longer than the base can read; none where nothing was
     answered."""

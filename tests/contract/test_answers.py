@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from finetune_api.artifacts import ResolvedAdapterSpec
-from finetune_api.matrix import ON_REQUEST
+from finetune_api.matrix import LATENCIES, ON_REQUEST
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
@@ -67,6 +67,14 @@ def test_every_metric_of_written_answers_is_computed_and_gated(bucket: str, secr
     assert trained.gate_passed, trained.evaluation.gate
     stored = EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
     assert all(score.values and score.terms and score.seconds for score in stored.tuned)
+    assert stored.gains is not None
+    assert stored.gains.keys() == tuned.keys() - {*LATENCIES}
+    assert all(gain.low - 1e-9 <= gain.value <= gain.high + 1e-9 for gain in stored.gains.values())
+    assert stored.gains["Chrf"].value == tuned["Chrf"] - base["Chrf"]
+    assert (stored.cut_prompts, stored.gains_on_previous) == (0, None)
+    for name in ("report.html", "adapter/README.md"):
+        shown = job_store(config, secret.parent).get(name).decode()
+        assert stored.gains["Chrf"].of_change("Chrf") in shown
 
 
 @pytest.fixture(scope="module")

@@ -92,6 +92,8 @@ def test_what_is_forgotten_is_seen_and_fails_the_gate(bucket: str, secret: Path,
     file = EvaluationFile.model_validate_json(folder.get(EVALUATION))
     assert file.suites is not None
     assert len(file.suites["general"].tuned) == len(file.suites["general"].base or []) == 16
+    assert (file.suites["general"].gains or {})["Loss"].high < 0
+    assert file.suites["general"].cut_prompts is None, "nothing is answered"
     assert "Suite general" in folder.get("report.html").decode()
 
 

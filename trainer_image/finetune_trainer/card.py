@@ -6,6 +6,7 @@ from finetune_api.artifacts import Resolved
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus, Servable
 from finetune_api.v1alpha1.output import CardSpec
+from finetune_stage.scores import EvaluationFile
 from finetune_trainer.progress import Course
 
 HUB, HUB_DATASETS = "hf://", "hf://datasets/"
@@ -18,14 +19,14 @@ HUB_METRICS = {
     "RougeL": "rouge",
 }
 """Names of the hub's own, where they are not ours in lower case."""
+INTERVAL = "95 % interval of the change"
+"""From the base, over the held-out rows."""
 NO_USE = "Not stated: `output.card.intendedUse` of the job."
 
 
-def model_card(
-    resolved: Resolved, course: Course, evaluation: EvaluationStatus | None, gate_passed: bool, versions: dict[str, str]
-) -> str:
-    """Markdown with the front matter hubs read."""
-    card = resolved.card or CardSpec()
+def model_card(resolved: Resolved, course: Course, file: EvaluationFile | None, versions: dict[str, str]) -> str:
+    """Markdown with the front matter hubs read; ``file`` is what the evaluation came to."""
+    card, evaluation = resolved.card or CardSpec(), file.summary if file else None
     sections = [
         f"---\n{_metadata(resolved, card, evaluation).to_yaml()}\n---",
         f"# {resolved.name}",
@@ -33,8 +34,8 @@ def model_card(
         "## Intended use",
         card.intended_use or NO_USE,
         "## Evaluation",
-        _evaluation(evaluation),
-        f"Gate: {'passed' if gate_passed else '**failed**; do not deploy'}.",
+        _evaluation(file),
+        f"Gate: {'passed' if file is None or file.gate_passed else '**failed**; do not deploy'}.",
         *(f"- {result.message}" for result in (evaluation.gate if evaluation else None) or ()),
         "## Made with",
         "\n".join(f"- {name} {version}" for name, version in versions.items()),
@@ -134,18 +135,28 @@ def how_servable(resolved: Resolved) -> tuple[Servable, str]:
     return servable(resolved.method, adapter.type, highest, new_tokens=bool(adapter.new_tokens))
 
 
-def _evaluation(evaluation: EvaluationStatus | None) -> str:
-    if evaluation is None or not evaluation.rows:
+def _evaluation(file: EvaluationFile | None) -> str:
+    if file is None or not file.summary.rows:
         return "No held-out rows."
-    base = evaluation.base or {}
+    seen, gains = file.summary, file.gains or {}
+    columns = {
+        "Base": _shown(seen.base),
+        **({"Previous": _shown(seen.previous)} if seen.previous else {}),
+        "Tuned": _shown(seen.tuned),
+        **({INTERVAL: {name: gain.of_change(name) for name, gain in gains.items()}} if gains else {}),
+    }
     lines = [
-        f"On {evaluation.rows} rows of the {evaluation.split} split.",
+        f"On {seen.rows} rows of the {seen.split} split.",
         "",
-        "| Metric | Base | Tuned |",
-        "|---|---|---|",
+        f"| Metric | {' | '.join(columns)} |",
+        "|---" * (len(columns) + 1) + "|",
     ]
-    for name, value in evaluation.tuned.items():
-        lines.append(f"| {name} | {f'{base[name]:.4g}' if name in base else ''} | {value:.4g} |")
-    if evaluation.majority_class is not None:
-        lines += ["", f"The most frequent training answer would be right on {evaluation.majority_class:.1%}."]
+    for name in seen.tuned:
+        lines.append(f"| {name} | {' | '.join(column.get(name, '') for column in columns.values())} |")
+    if seen.majority_class is not None:
+        lines += ["", f"The most frequent training answer would be right on {seen.majority_class:.1%}."]
     return "\n".join(lines)
+
+
+def _shown(figures: dict[str, float] | None) -> dict[str, str]:
+    return {name: f"{value:.4g}" for name, value in (figures or {}).items()}

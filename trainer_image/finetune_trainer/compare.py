@@ -8,7 +8,7 @@ from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
-from finetune_stage.gate import Exams, decide
+from finetune_stage.gate import Exams, decide, gains
 from finetune_stage.scores import (
     EvaluationFile,
     RowScore,
@@ -139,6 +139,8 @@ def compare(
         labels=label_figures(tuned),
         suites=others.suites or None,
         previous=others.previous,
+        gains=gains(metrics, tuned, base, seed),
+        gains_on_previous=gains(metrics, tuned, others.previous, seed),
         cut_prompts=cut_prompts(model, exam) if exam.metrics & ANSWERED else None,
     )
 

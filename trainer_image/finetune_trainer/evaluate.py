@@ -144,7 +144,7 @@ def _losses(logits: torch.Tensor, target: torch.Tensor, budget: int) -> torch.Te
         torch.nn.functional.cross_entropy(
             some.float().flatten(0, 1), wanted.flatten(), ignore_index=IGNORED, reduction="none"
         ).view(wanted.shape)
-        for some, wanted in zip(logits.split(width, dim=1), target.split(width, dim=1), strict=True)
+        for some, wanted in zip(torch.split(logits, width, 1), torch.split(target, width, 1), strict=True)
     ]
     return torch.cat(parts, dim=1)
 

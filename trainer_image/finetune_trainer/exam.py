@@ -34,4 +34,4 @@ class Exam:
     samples: int = 0
     """Answers that are kept to be shown, the first ones."""
     seed: int = 0
-    """Of sampled answers."""
+    """Of sampled answers, and of the intervals of what they come to."""

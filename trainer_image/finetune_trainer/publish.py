@@ -92,7 +92,7 @@ def publish(model: Any, tokenizer: Any, inputs: Inputs, outcome: Outcome, image:
         save_model(model, tokenizer, outcome.stop_tokens, folder)
     metrics = [json.loads(line) for line in (inputs.work / METRICS).read_bytes().splitlines()]
     outcome = outcome.diagnosed(diagnose(_evidence(inputs, outcome, metrics)))
-    card = model_card(resolved, outcome.course, outcome.summary, outcome.gate_passed, versions_of(LIBRARIES))
+    card = model_card(resolved, outcome.course, outcome.evaluation, versions_of(LIBRARIES))
     (folder / "README.md").write_text(card)
     base = resolved.base_model if is_adapter else None
     manifest = Manifest(kind="Adapter" if is_adapter else "Model", files=[], base_model=base)
@@ -135,6 +135,7 @@ def _contents(inputs: Inputs, outcome: Outcome, metrics: list[dict[str, Any]]) -
         peak=outcome.course.peak_memory,
         validation=outcome.course.validation,
         search=inputs.search,
+        evaluation=outcome.evaluation,
     )
 
 

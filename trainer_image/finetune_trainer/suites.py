@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 from finetune_api.artifacts import CHECKPOINTS, PreparedSuite
 from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.finetunejob_status import SuiteStatus
-from finetune_stage.bootstrap import Interval
-from finetune_stage.gate import improvement
+from finetune_stage.gate import gains
 from finetune_stage.rows import read_file
-from finetune_stage.scores import EvaluationFile, RowScore, SuiteScores, figures
+from finetune_stage.scores import EvaluationFile, Gain, RowScore, SuiteScores, figures
 from finetune_trainer.encode import encoder, stop_tokens
 from finetune_trainer.exam import Exam
 from finetune_trainer.inputs import Inputs
@@ -28,7 +27,7 @@ class Loss(NamedTuple):
     metric: str
     base: float
     tuned: float
-    gain: Interval
+    gain: Gain
     """Below zero."""
     rows: int
 
@@ -55,6 +54,7 @@ def _exam(inputs: Inputs, suite: PreparedSuite, base: Any) -> Exam:
         max_new_tokens=min(suite.max_new_tokens, max(1, longest // 2)),
         stop_tokens=stop_tokens(encode, rows[0].fields, base.model.generation_config.eos_token_id),
         virtual_tokens=learned,
+        seed=inputs.resolved.training.seed,
     )
 
 
@@ -76,14 +76,12 @@ def _stored(model: Any, exam: Exam, inputs: Inputs, numerics: Numerics) -> list[
 
 def tuned_scores(model: Any, asked: dict[str, Exam], base: Scores, numerics: Numerics) -> dict[str, SuiteScores]:
     """Of both models."""
-    return {
-        name: SuiteScores(
-            base=base.get(name),
-            tuned=_scored(model, exam, numerics, "tuned model"),
-            cut_prompts=_cut_prompts(model, exam),
-        )
-        for name, exam in asked.items()
-    }
+    found = {}
+    for name, exam in asked.items():
+        before, after = base.get(name), _scored(model, exam, numerics, "tuned model")
+        gained = gains(sorted(exam.metrics), after, before, exam.seed)
+        found[name] = SuiteScores(base=before, tuned=after, gains=gained, cut_prompts=_cut_prompts(model, exam))
+    return found
 
 
 def _cut_prompts(model: Any, exam: Exam) -> int | None:
@@ -121,15 +119,14 @@ def forgotten(file: EvaluationFile | None, suites: list[PreparedSuite]) -> list[
         loss
         for suite in suites
         if file is not None and (scores := found.get(suite.name)) is not None and scores.base is not None
-        for loss in _losses(suite, scores.tuned, scores.base, file.seed)
+        for loss in _losses(suite, scores)
     ]
 
 
-def _losses(suite: PreparedSuite, tuned: list[RowScore], base: list[RowScore], seed: int) -> list[Loss]:
-    before, after = figures(base, suite.metrics), figures(tuned, suite.metrics)
-    gains = {metric: improvement(metric, tuned, base, seed) for metric in suite.metrics}
+def _losses(suite: PreparedSuite, scores: SuiteScores) -> list[Loss]:
+    before, after = figures(scores.base or [], suite.metrics), figures(scores.tuned, suite.metrics)
     return [
-        Loss(suite.name, metric, before[metric], after[metric], gain, len(tuned))
-        for metric, gain in gains.items()
+        Loss(suite.name, metric, before[metric], after[metric], gain, len(scores.tuned))
+        for metric, gain in (scores.gains or {}).items()
         if gain.high < 0
     ]

@@ -17,10 +17,11 @@ from finetune_api.v1alpha1.finetunejob_status import (
 )
 from finetune_stage.page.curves import curve
 from finetune_stage.page.data import data
+from finetune_stage.page.figures import Figures, compared_figures
 from finetune_stage.page.forecast import compared
 from finetune_stage.page.frame import document, section, table
 from finetune_stage.page.samples import Sample, samples
-from finetune_stage.scores import LOWER_IS_BETTER, Confusion, LabelFigures
+from finetune_stage.scores import Confusion, EvaluationFile, LabelFigures, SuiteScores
 
 CURVES = {
     "loss": "Training loss",
@@ -57,16 +58,19 @@ class Contents:
     """How each label fares."""
     search: RateSearch | None = None
     """For the learning rate, where there was one."""
+    evaluation: EvaluationFile | None = None
+    """How sure the figures of the summary are."""
 
 
 def page(seen: Contents) -> str:
     """The whole document."""
     name = escape(f"{seen.resolved.namespace}/{seen.resolved.name}")
+    tested, suites = seen.summary and seen.summary.suites, (seen.evaluation and seen.evaluation.suites) or {}
     sections = [
         _head(seen),
         section("What stands out", _diagnosis(seen.diagnosis)),
-        section("Before and after", _figures(seen.summary)),
-        *(section(f"Suite {escape(each.name)}", _suite(each)) for each in (seen.summary and seen.summary.suites) or ()),
+        section("Before and after", _figures(seen)),
+        *(section(f"Suite {escape(each.name)}", _suite(each, suites.get(each.name))) for each in tested or ()),
         section("Gate", "".join(map(_verdict, (seen.summary.gate if seen.summary else None) or []))),
         section("Answers", samples(seen.samples)),
         section("Label by label", _labels(seen.labels)),
@@ -116,29 +120,26 @@ def _verdict(verdict: GateResult) -> str:
     return f'<div class="card"><span class="badge {badge[0]}">{badge[1]}</span><p>{escape(verdict.message)}</p></div>'
 
 
-def _figures(summary: EvaluationStatus | None) -> str:
+def _figures(seen: Contents) -> str:
+    summary, file = seen.summary, seen.evaluation
     if summary is None or not summary.rows:
         return ""
-    return f'{_compared(summary.base or {}, summary.tuned)}<p class="under">On {summary.rows:,} rows of the {escape(summary.split)} split.</p>'
+    figures = Figures(summary.tuned, summary.base or {}, (file and file.gains) or {})
+    before = Figures(summary.tuned, summary.previous or {}, (file and file.gains_on_previous) or {})
+    under = f"On {summary.rows:,} rows of the {escape(summary.split)} split.{_cut(file.cut_prompts if file else None)}"
+    return f'{compared_figures(figures, before)}<p class="under">{under}</p>'
 
 
-def _suite(suite: SuiteStatus) -> str:
-    return f'{_compared(suite.base or {}, suite.tuned)}<p class="under">On {suite.rows:,} rows of another task.</p>'
+def _suite(suite: SuiteStatus, found: SuiteScores | None) -> str:
+    figures = Figures(suite.tuned, suite.base or {}, (found and found.gains) or {})
+    under = f"On {suite.rows:,} rows of another task.{_cut(found.cut_prompts if found else None)}"
+    return f'{compared_figures(figures)}<p class="under">{under}</p>'
 
 
-def _compared(base: dict[str, float], tuned: dict[str, float]) -> str:
-    rows = [
-        [escape(name), f"{base[name]:.4g}" if name in base else "-", f"<b>{value:.4g}</b>", _change(name, base, value)]
-        for name, value in tuned.items()
-    ]
-    return table(["Metric", "Base", "Tuned", "Change"], rows, numbers={1, 2, 3})
-
-
-def _change(name: str, base: dict[str, float], value: float) -> str:
-    if name not in base or value == base[name]:
-        return "-" if name not in base else "0"
-    is_better = (value < base[name]) == (name in LOWER_IS_BETTER)
-    return f'<span class="{"good" if is_better else "bad"}">{value - base[name]:+.4g}</span>'
+def _cut(prompts: int | None) -> str:
+    if not prompts:
+        return ""
+    return f" Of {prompts:,} prompts the beginning was not read: with an answer they are longer than the base can read."
 
 
 def _labels(found: dict[str, LabelFigures] | None) -> str:

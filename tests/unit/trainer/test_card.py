@@ -9,6 +9,7 @@ from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus, GateResult, ResolvedBaseModel
 from finetune_api.v1alpha1.output import CardSpec
+from finetune_stage.scores import EvaluationFile, Gain
 from finetune_trainer.card import model_card
 from finetune_trainer.progress import Course
 from prepared_jobs import spec_of, training
@@ -21,11 +22,12 @@ FIGURES = EvaluationStatus(
     tuned={"Loss": 1.5, "TokenF1": 0.75},
     gate=[GateResult(metric="Loss", passed=True, message="Loss is 1.5 on 90 rows: at most 2: yes")],
 )
+EVALUATION = EvaluationFile(summary=FIGURES, seed=1, tuned=[])
 CARD = CardSpec(license="apache-2.0", intended_use="Answers questions of **our** customers.")
 
 
 def a_card(
-    base: str = "hf://Qwen/Qwen3-8B", evaluation: EvaluationStatus | None = FIGURES, **changes: Any
+    base: str = "hf://Qwen/Qwen3-8B", evaluation: EvaluationFile | None = EVALUATION, **changes: Any
 ) -> ModelCard:
     source = {"uri": "hf://datasets/owner/name@v1/rows.jsonl"}
     dataset = spec_of("s3://bucket").dataset
@@ -46,7 +48,7 @@ def a_card(
         output_folder="s3://bucket/tiny",
         **changes,
     )
-    return ModelCard(model_card(resolved, Course(8, 1000, 1.0), evaluation, True, {"torch": "2.11"}))
+    return ModelCard(model_card(resolved, Course(8, 1000, 1.0), evaluation, {"torch": "2.11"}))
 
 
 def test_the_metadata_is_what_a_hub_reads() -> None:
@@ -64,6 +66,25 @@ def test_the_text_says_what_it_is_for_and_how_good() -> None:
     text = a_card(card=CARD).text
     for said in (CARD.intended_use, DIGEST, "| TokenF1 | 0.2 | 0.75 |", "at most 2: yes", "Gate: passed"):
         assert str(said) in text
+
+
+def test_the_text_says_how_sure_a_change_is_and_what_serves_today() -> None:
+    summary = FIGURES.model_copy(update={"previous": {"Loss": 1.75}})
+    gains = {"Loss": Gain(low=0.25, value=0.5, high=0.75)}
+    text = a_card(evaluation=EVALUATION.model_copy(update={"summary": summary, "gains": gains})).text
+    table = [
+        "| Metric | Base | Previous | Tuned | 95 % interval of the change |",
+        "|---|---|---|---|---|",
+        "| Loss | 2 | 1.75 | 1.5 | -0.75 to -0.25 |",
+        "| TokenF1 | 0.2 |  | 0.75 |  |",
+    ]
+    assert "\n".join(table) in text
+
+
+def test_a_gate_that_failed_is_told() -> None:
+    failed = GateResult(metric="Loss", passed=False, message="Loss is 1.5 on 90 rows: at most 1: no")
+    summary = FIGURES.model_copy(update={"gate": [failed]})
+    assert "Gate: **failed**" in a_card(evaluation=EVALUATION.model_copy(update={"summary": summary})).text
 
 
 def test_what_is_not_known_is_not_claimed() -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from finetune_stage.bootstrap import Interval
+from finetune_stage.scores import Gain
 from finetune_trainer.diagnosis import Evidence, diagnose
 from finetune_trainer.suites import Loss
 
@@ -48,12 +48,14 @@ GOOD = Evidence(
             replace(GOOD, losses=[*FALLING[:20], (21, 4.0), *FALLING[21:]]), ["Instability"], id="a spike that passed"
         ),
         pytest.param(
-            replace(GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.5, Interval(-0.6, -0.5, -0.4), 80)]),
+            replace(GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.5, Gain(low=-0.6, value=-0.5, high=-0.4), 80)]),
             ["Forgetting"],
             id="worse on another task",
         ),
         pytest.param(
-            replace(GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.01, Interval(-0.02, -0.01, -0.001), 80)]),
+            replace(
+                GOOD, forgotten=[Loss("general", "Loss", 2.0, 2.01, Gain(low=-0.02, value=-0.01, high=-0.001), 80)]
+            ),
             [],
             id="worse by a trifle",
         ),

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.evaluation import GateRule
-from finetune_stage.bootstrap import paired_bootstrap, paired_difference
-from finetune_stage.gate import NO_ROWS, Exams, decide
+from finetune_api.v1alpha1.evaluation import GateRule, Metric
+from finetune_stage.bootstrap import paired_bootstrap, paired_difference, resamples
+from finetune_stage.gate import NO_ROWS, Exams, decide, gains, improvement
 from finetune_stage.scores import (
+    Gain,
     RowScore,
     SuiteScores,
     confusion,
@@ -202,3 +203,29 @@ def test_a_drop_on_another_task_is_allowed_up_to_a_limit_and_beyond_chance() -> 
     assert not passed(min_delta_versus_base=0)
     [absent] = decide([GateRule(metric="Loss", suite="other", max=9)], exams, seed=1)
     assert not absent.passed
+
+
+def test_every_metric_with_outcomes_has_its_gain_and_how_sure_it_is() -> None:
+    """One by one they are what the gate decides by."""
+    metrics: list[Metric] = ["Loss", "Accuracy", "MacroF1", "Bleu", "LatencyP50Seconds"]
+    found = gains(metrics, PERFECT, BASE, seed=3)
+    assert found is not None
+    assert list(found) == ["Loss", "Accuracy", "MacroF1"], (
+        "no answer was written, and of a latency no interval is drawn"
+    )
+    assert found["Loss"].value == pytest.approx(0.4), "of a loss what it is lower by"
+    for name, gain in found.items():
+        assert gain.low - 1e-9 <= gain.value <= gain.high + 1e-9
+        assert (gain.low, gain.value, gain.high) == pytest.approx(improvement(name, PERFECT, BASE, seed=3))  # type: ignore[arg-type]
+    assert gains(metrics, PERFECT, None, seed=3) is None, "the base was not evaluated"
+
+
+def test_a_change_is_told_by_its_bounds() -> None:
+    gain = Gain(low=-0.1, value=0.2, high=0.5)
+    assert (gain.of_change("Accuracy"), gain.of_change("Loss")) == ("-0.1 to +0.5", "-0.5 to +0.1")
+    assert Gain(low=0, value=0, high=0).of_change("Loss") == "+0 to +0"
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 10_000), (20_000, 10_000), (100_000, 2_000), (10_000_000, 1_000)])
+def test_many_rows_are_drawn_again_less_often(rows: int, count: int) -> None:
+    assert resamples(rows) == count

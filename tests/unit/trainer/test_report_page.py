@@ -19,9 +19,11 @@ from finetune_api.v1alpha1.finetunejob_status import (
     PlanStatus,
     ResolvedBaseModel,
     SplitStatistics,
+    SuiteStatus,
 )
 from finetune_stage.page import Contents, Sample, data_page, page
 from finetune_stage.page.curves import curve
+from finetune_stage.scores import EvaluationFile, Gain, SuiteScores
 from prepared_jobs import spec_of, training
 
 VOID = {"meta", "br"}
@@ -88,7 +90,9 @@ MEMORY = {name: 1 for name in MemoryPlan.model_fields} | {
 FORECAST = PlanStatus(choices=[], steps=8, memory=MemoryPlan(**MEMORY), estimated_seconds=2)
 
 
-def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") -> Contents:
+def contents(
+    summary: EvaluationStatus | None = SUMMARY, reason: str = "usual", evaluation: EvaluationFile | None = None
+) -> Contents:
     split = SplitStatistics(name="train", rows=2400)
     resolved = Resolved(
         namespace="team-a",
@@ -122,6 +126,7 @@ def contents(summary: EvaluationStatus | None = SUMMARY, reason: str = "usual") 
         search=RateSearch(
             learning_rate=3e-4, reason="a tenth of <0.003>", rates=[1e-6, 1e-4, 1e-2], losses=[2.0, 1.0, 1.5]
         ),
+        evaluation=evaluation,
     )
 
 
@@ -158,6 +163,46 @@ def test_the_page_shows_what_the_job_came_to() -> None:
         assert shown in text
     assert '<span class="good">-0.5</span>' in text, "a lower loss is better"
     assert '<span class="bad">-0.1</span>' in text, "a lower accuracy is worse"
+
+
+def test_the_page_says_how_sure_a_change_is_and_what_serves_today() -> None:
+    suite = SuiteStatus(name="general", rows=80, base={"Loss": 1.0}, tuned={"Loss": 1.25})
+    summary = SUMMARY.model_copy(update={"previous": {"Loss": 1.75}, "suites": [suite]})
+    file = EvaluationFile(
+        summary=summary,
+        seed=1,
+        tuned=[],
+        gains={"Loss": Gain(low=0.25, value=0.5, high=0.75)},
+        gains_on_previous={"Loss": Gain(low=-0.125, value=0.25, high=0.625)},
+        suites={"general": SuiteScores(tuned=[], gains={"Loss": Gain(low=-0.5, value=-0.25, high=-0.125)})},
+        cut_prompts=3,
+    )
+    text = page(contents(summary, evaluation=file))
+    heads = re.findall(r"<th[^>]*>([^<]*)</th>", text)
+    between = heads[: heads.index("Metric", 1)]
+    assert between == [
+        "Metric",
+        "Base",
+        "Previous",
+        "Tuned",
+        "Change",
+        "95 % interval of the change",
+        "95 % interval of the change from the previous",
+    ]
+    loss = re.search("<tr><td>Loss</td>.*?</tr>", text)
+    assert loss is not None
+    assert re.findall(r">([^<>]+)<", loss[0]) == [
+        "Loss",
+        "2",
+        "1.75",
+        "1.5",
+        "-0.5",
+        "-0.75 to -0.25",
+        "-0.625 to +0.125",
+    ]
+    assert "+0.125 to +0.5" in text, "the suite's"
+    assert "Of 3 prompts the beginning was not read" in text
+    assert "95 %" not in page(contents()), "nothing was drawn"
 
 
 def test_the_page_shows_answers_data_and_plan() -> None:
