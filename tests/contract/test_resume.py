@@ -10,6 +10,7 @@ import pytest
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary
 from finetune_api.reasons import Reason
+from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from prepared_jobs import (
@@ -74,6 +75,19 @@ NEW_TOKENS = LORA | {
     },
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2, new_tokens=("<tool>", "</tool>")),
 }
+CLASSIFICATION = LORA | {
+    "rows": {
+        split: [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in rows]
+        for split, rows in LORA["rows"].items()  # type: ignore[attr-defined]
+    },
+    "method": "classification",
+    "method_settings": MethodSpec(
+        classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False),
+    ),
+}
+QLORA = LORA | {
+    "adapter": ResolvedAdapterSpec(type="QLoRA", rank=4, alpha=8, dropout=0.2),
+}
 IA3 = LORA | {"adapter": ResolvedAdapterSpec(type="IA3", target_modules=())}
 PREFIX = LORA | {"adapter": ResolvedAdapterSpec(type="Prefix", virtual_tokens=4)}
 PROMPT = LORA | {"adapter": ResolvedAdapterSpec(type="Prompt", virtual_tokens=4)}
@@ -123,6 +137,8 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, line: str, numbe
         pytest.param(PPO, *KILL, id="ppo-lora-SIGKILL"),
         pytest.param(LORA_PLUS, *KILL, id="sft-loraplus-SIGKILL"),
         pytest.param(DORA, *KILL, id="sft-dora-SIGKILL"),
+        pytest.param(CLASSIFICATION, *KILL, id="classification-lora-SIGKILL"),
+        pytest.param(QLORA, *KILL, id="sft-qlora-SIGKILL"),
         pytest.param(NEW_TOKENS, *KILL, id="sft-new-tokens-SIGKILL"),
         pytest.param(IA3, *KILL, id="sft-ia3-SIGKILL"),
         pytest.param(PREFIX, *KILL, id="sft-prefix-SIGKILL"),
