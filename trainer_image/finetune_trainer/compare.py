@@ -111,24 +111,12 @@ def compare(
     others: Others,
 ) -> EvaluationFile | None:
     """Score the tuned model and decide; None where there is nothing to evaluate and nothing to decide."""
-    rules = inputs.resolved.evaluation.gate or []
-    seed = inputs.resolved.training.seed
     if exam is None:
         return _without_rows(inputs, others.suites)
     print(f"evaluating the tuned model on {len(exam.rows)} held-out rows", flush=True)
     tuned = score(model, exam, numerics)
-    majority = _majority(inputs, exam)
-    metrics = sorted(exam.metrics)
-    summary = EvaluationStatus(
-        split=exam.split,
-        rows=len(exam.rows),
-        base=figures(base, metrics) if base is not None else None,
-        tuned=figures(tuned, metrics),
-        majority_class=share(majority) if majority is not None else None,
-        previous=figures(others.previous, metrics) if others.previous is not None else None,
-        suites=statuses(others.suites, inputs.resolved.suites),
-        gate=decide(rules, Exams(tuned, base, majority, *others), seed) if rules else None,
-    )
+    majority, metrics, seed = _majority(inputs, exam), sorted(exam.metrics), inputs.resolved.training.seed
+    summary = _summary(inputs, exam, Exams(tuned, base, majority, *others))
     return EvaluationFile(
         summary=summary,
         seed=seed,
@@ -142,6 +130,20 @@ def compare(
         gains=gains(metrics, tuned, base, seed),
         gains_on_previous=gains(metrics, tuned, others.previous, seed),
         cut_prompts=cut_prompts(model, exam) if exam.metrics & ANSWERED else None,
+    )
+
+
+def _summary(inputs: Inputs, exam: Exam, seen: Exams) -> EvaluationStatus:
+    metrics, rules = sorted(exam.metrics), inputs.resolved.evaluation.gate or []
+    return EvaluationStatus(
+        split=exam.split,
+        rows=len(exam.rows),
+        base=figures(seen.base, metrics) if seen.base is not None else None,
+        tuned=figures(seen.tuned, metrics),
+        majority_class=share(seen.majority) if seen.majority is not None else None,
+        previous=figures(seen.previous, metrics) if seen.previous is not None else None,
+        suites=statuses(seen.suites, inputs.resolved.suites),
+        gate=decide(rules, seen, inputs.resolved.training.seed) if rules else None,
     )
 
 

@@ -22,3 +22,11 @@ def lora_plus(trainer: Any, ratio: float) -> Any:
     return create_loraplus_optimizer(
         trainer.model, kind, loraplus_lr_ratio=ratio, loraplus_weight_decay=settings.weight_decay, **options
     )
+
+
+def release(trainer: Any) -> None:
+    """Let go of the optimizer's moments: what is evaluated and published are the weights, and they need the room."""
+    for holder in (trainer, trainer.callback_handler):
+        holder.optimizer = holder.lr_scheduler = None
+    trainer.model.zero_grad(set_to_none=True)
+    trainer.accelerator.free_memory()  # and what the allocator keeps of it

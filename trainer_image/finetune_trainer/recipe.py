@@ -55,7 +55,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
     from datasets import disable_progress_bars
 
-    from finetune_trainer import compare, methods, model, reward_model, rewards, sharding, suites, train
+    from finetune_trainer import compare, methods, model, optimizer, reward_model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
     disable_progress_bars()
@@ -81,7 +81,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         watch = compare.validation(inputs, encoder, numerics, method.score)
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world, watch), resolved)
-        train.release(trainer)
+        optimizer.release(trainer)
         tuned = sharding.made_whole(tuned, trainer, world)
         if not world.leave():
             return None

@@ -1,6 +1,7 @@
 """Rows of other tasks under base and tuned model: what was forgotten."""
 
 import json
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import CHECKPOINTS, PreparedSuite
@@ -97,7 +98,7 @@ def _scored(model: Any, exam: Exam, numerics: Numerics, who: str) -> list[RowSco
     return score(model, exam, numerics)
 
 
-def statuses(found: dict[str, SuiteScores], suites: list[PreparedSuite]) -> list[SuiteStatus] | None:
+def statuses(found: Mapping[str, SuiteScores], suites: list[PreparedSuite]) -> list[SuiteStatus] | None:
     """Their figures; None without suites."""
     made = [
         SuiteStatus(

@@ -169,14 +169,6 @@ def _ended(trainer: Any, companions: Companions, state: TrainerState, peak: Memo
     return course._replace(validation=outcome)
 
 
-def release(trainer: Any) -> None:
-    """Let go of the optimizer's moments: what is evaluated and published are the weights, and they need the room."""
-    for holder in (trainer, trainer.callback_handler):
-        holder.optimizer = holder.lr_scheduler = None
-    trainer.model.zero_grad(set_to_none=True)
-    trainer.accelerator.free_memory()  # and what the allocator keeps of it
-
-
 def _plain_inputs(trainer: Any) -> AbstractContextManager[None]:
     """Under autocast PEFT's float32 copy of every layer's input is bfloat16 again at once: left out, it saves a tenth of
     time and memory. DoRA computes its norms in that type and keeps it; layers of other adapters than LoRA's kin make no copy that
