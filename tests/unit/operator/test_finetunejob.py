@@ -721,6 +721,14 @@ def test_what_was_trained_before_the_deadline_counts_though_it_is_seen_later(los
     assert condition(status, "Complete") == ("True", "Complete")
 
 
+@pytest.mark.parametrize(("rows", "said"), [(2, "halves the micro-batch"), (1, "one row cannot be halved")])
+def test_an_attempt_that_ran_out_of_memory_says_what_the_next_one_does(rows: int, said: str) -> None:
+    world = World(a_job(training={"microBatchSize": rows}))
+    world.training()
+    world.end_pod(TRAIN, 137, "", "OOMKilled")
+    assert said in world.settle()["attempts"][-1]["message"]
+
+
 def test_a_failure_seen_after_the_deadline_is_not_followed_by_another_attempt() -> None:
     world = World(a_job(activeDeadlineSeconds=60))
     world.training()

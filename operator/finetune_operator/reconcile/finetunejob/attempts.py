@@ -153,7 +153,7 @@ def close(draft: Draft, record: Record, end: Ending) -> Record:
     outcome = end.reason or SUCCEEDED
     message = end.message
     if end.reason == Reason.OUT_OF_MEMORY and record.stage == "Train":
-        message += " The next attempt halves the micro-batch and accumulates twice as often."
+        message += progress.after_memory_ran_out(draft, record)
     closed = record.model_copy(
         update={
             "completion_time": timestamp(draft.now),

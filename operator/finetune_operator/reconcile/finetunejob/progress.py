@@ -16,6 +16,7 @@ NOT_AS_IT_SHOULD_BE = "TrainingWarning"
 """Reason of the Event about a report's message."""
 AT_PROVIDER = "AtProvider"
 """Where a provider's state is no reason that a condition can have."""
+MICRO_BATCH = "training.microBatchSize"
 LOSS_METRICS = ("loss", "train_loss")
 
 
@@ -119,6 +120,17 @@ def divisor(draft: Draft, record: Record) -> int:
         return 1
     before = [each for each in draft.status.attempts or [] if each.stage == "Train" and each.number < record.number]
     return int(2 ** sum(each.outcome == Reason.OUT_OF_MEMORY for each in before))
+
+
+def after_memory_ran_out(draft: Draft, record: Record) -> str:
+    """What the next attempt does about it, where the plan leaves anything to halve."""
+    plan = draft.status.plan
+    planned = next((each.value for each in (plan and plan.choices) or [] if each.field == MICRO_BATCH), None)
+    training = draft.job.spec.training
+    rows = (training and training.micro_batch_size) or int(planned or 0)
+    if rows and divisor(draft, record) >= rows:
+        return " A micro-batch of one row cannot be halved: the next attempt is made as this one was."
+    return " The next attempt halves the micro-batch and accumulates twice as often."
 
 
 def introduction(draft: Draft, record: Record) -> str:
