@@ -100,48 +100,56 @@ def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapt
 
 def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:
     """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
-    stated = seen.spec.training or TrainingSpec()
-    is_joined, sides = seen.method == "cpt" and extent.packing, USUAL[seen.method].sides
+    joined = seen.method == "cpt" and extent.packing
     tokens = seen.lengths["train"].kept_tokens(
-        extent.max_length, whole_text=is_joined, whole_answers=seen.method == "reward"
+        extent.max_length, whole_text=joined, whole_answers=seen.method == "reward"
     )
+    sides = USUAL[seen.method].sides
     efficiency = min(1.0, tokens / max(1, extent.sequences * sides * extent.max_length))
-    gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
-    share, least = max(1, extent.batch_size // seen.processes), least_rows(seen.spec)
-    _check_rows(share, stated.micro_batch_size, least, seen.processes)
-    usual = _micro_batch(share, extent.max_length * sides, least)
+    by_rule = _by_rule(seen, adapter, extent)
+    return _fitted(seen, adapter, extent, by_rule, tokens, efficiency) or (by_rule, Forecast(efficiency))
+
+
+def _by_rule(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> Size:
+    share, least = _share(seen, extent), least_rows(seen.spec)
+    _check_rows(share, (seen.spec.training or TrainingSpec()).micro_batch_size, least, seen.processes)
+    rows = _micro_batch(share, extent.max_length * USUAL[seen.method].sides, least)
     thumb = f"at most {TOKENS_PER_PASS} tokens per forward pass" + (f", but {least} rows" if least > 1 else "")
     prefix = adapter.type == "Prefix"
     why = "a prefix lives in the attention cache" if prefix else "true from a billion parameters on"
-    by_rule = Size(usual, seen.base.is_large and not prefix, thumb, why)
+    return Size(rows, seen.base.is_large and not prefix, thumb, why)
+
+
+def _share(seen: Situation, extent: Extent) -> int:
+    """Of a batch, one process's rows."""
+    return max(1, extent.batch_size // seen.processes)
+
+
+def _fitted(
+    seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent, by_rule: Size, tokens: int, efficiency: float
+) -> tuple[Size, Forecast] | None:
+    """None where no GPU is stated, or its memory cannot be predicted."""
+    stated, shape = seen.spec.training or TrainingSpec(), seen.base.shape
+    gpu = fitting.gpu_of(seen.spec.backend.kubernetes if seen.spec.backend else None)
     is_spread = seen.processes > 1 and adapter.type == "Full"  # memory of which was not measured
-    if (
-        gpu is None
-        or not gpu.has_bfloat16
-        or seen.base.shape is None
-        or is_spread
-        or not _is_counted(seen.method, stated, adapter)
-    ):
-        return by_rule, Forecast(efficiency)
+    if gpu is None or shape is None or not gpu.has_bfloat16 or is_spread:
+        return None
+    if not _is_counted(seen.method, stated, adapter):
+        return None
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
     moments: Literal["AdamW", "AdamW8bit"] = "AdamW8bit" if stated.optimizer == "AdamW8bit" else "AdamW"
     load = Load(
         adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout, optimizer=moments
     )
-    asked = fitting.Asked(load, share, stated.micro_batch_size, stated.gradient_checkpointing)
-    found = fitting.fit(seen.base.shape, gpu, asked)
+    share = _share(seen, extent)
+    found = fitting.fit(shape, gpu, fitting.Asked(load, share, stated.micro_batch_size, stated.gradient_checkpointing))
     if found is None:
-        return by_rule, Forecast(efficiency)
+        return None
     load = replace(load, rows=found.micro_batch, recompute=found.recompute)
-    trained = round(extent.steps * share * tokens / max(1, extent.sequences))
-    forecast = Forecast(
-        efficiency,
-        fitting.shown(gpu, found.memory),
-        found.largest,
-        fitting.seconds(seen.base.shape, gpu, load, trained),
-    )
+    seconds = fitting.seconds(shape, gpu, load, round(extent.steps * share * tokens / max(1, extent.sequences)))
     room = f"{found.memory.reserved / fitting.GIB:.1f} of {gpu.memory / fitting.GIB:.1f} GiB of {gpu.name}"
-    return Size(found.micro_batch, found.recompute, f"{thumb}; needs {room}", f"needs {room}"), forecast
+    chosen = Size(found.micro_batch, found.recompute, f"{by_rule.why_rows}; needs {room}", f"needs {room}")
+    return chosen, Forecast(efficiency, fitting.shown(gpu, found.memory), found.largest, seconds)
 
 
 def least_rows(spec: FineTuneJobSpec) -> int:

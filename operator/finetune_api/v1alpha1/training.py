@@ -130,7 +130,7 @@ class TrainingSpec(ApiModel):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
     """Rows (packed: sequences) per optimiser step, over all devices."""
     micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Rows per forward pass; the rest of the batch is accumulated."""
+    """Rows per forward pass; the rest of the batch is accumulated. For kto with loss Kto at least 2."""
     max_length: Annotated[int, Field(ge=8, le=1_048_576)] | None = None
     """Tokens per sequence; longer rows are cut and counted."""
     optimizer: Optimizer | None = None
