@@ -28,6 +28,8 @@ class Numerics:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.bf16)
 
 
+PEAK = "peakMemory"
+"""Of a line of the TrainerState: bytes allocated, bytes reserved."""
 OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "defaultcpuallocator")
 """What errors say that are of no type of their own: CUDA's, NCCL's, cuBLAS's and the CPU allocator's."""
 
@@ -50,15 +52,22 @@ def naming_memory(doing: str, cure: str = LESS_TRAINING) -> Iterator[None]:
         raise Failure(Reason.OUT_OF_MEMORY, f"out of memory while {doing}; {cure}") from error
 
 
-def peak_memory() -> MemoryMeasured | None:
-    """What training took of the GPU so far; None on a CPU."""
+def note_peak(state: Any) -> None:
+    """What training took of the GPU so far, into the TrainerState: a later attempt, which may only publish, has it from there."""
     import torch
 
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        peak = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+        state.log_history.append({"step": state.global_step, PEAK: peak})
+
+
+def peak_of(state: Any) -> MemoryMeasured | None:
+    """The most that any attempt took; None on a CPU."""
+    peaks = [line[PEAK] for line in state.log_history if PEAK in line]
+    if not peaks:
         return None
-    return MemoryMeasured(
-        allocated_bytes=torch.cuda.max_memory_allocated(), reserved_bytes=torch.cuda.max_memory_reserved()
-    )
+    allocated, reserved = map(max, zip(*peaks, strict=True))
+    return MemoryMeasured(allocated_bytes=allocated, reserved_bytes=reserved)
 
 
 def pin_threads() -> int:

@@ -18,12 +18,11 @@ from peft.helpers import disable_input_dtype_casting
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from finetune_api.artifacts import Resolved, ResolvedTraining
-from finetune_api.v1alpha1.finetunejob_status import MemoryMeasured
 from finetune_trainer.boundary import Boundary, Stopped
 from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.guard import Guard, skipped_batch
 from finetune_trainer.interruption import Interruption
-from finetune_trainer.machine import Numerics, naming_memory, peak_memory
+from finetune_trainer.machine import Numerics, naming_memory, note_peak, peak_of
 from finetune_trainer.optimizer import OPTIMIZERS, lora_plus
 from finetune_trainer.progress import Course, Progress
 from finetune_trainer.sharding import OPTIMIZER, is_spread
@@ -112,7 +111,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
         state = TrainerState.load_from_json(str(resumed / STATE_FILE))
         if companions.is_over(state):  # only the evaluation or the publishing is left
             trainer._load_from_checkpoint(str(resumed))
-            return _ended(trainer, companions, state, None)
+            return _ended(trainer, companions, state)
     with companions.interruption.deferred():
         try:
             take_steps(trainer, resolved, resumed if step is not None else None)
@@ -124,7 +123,7 @@ def train(trainer: Any, companions: Companions, resolved: Resolved) -> Course:
     companions.interruption.check(
         f"at step {trainer.state.global_step} of {settings.max_steps}; the next attempt goes on from there"
     )
-    return _ended(trainer, companions, trainer.state, peak_memory())
+    return _ended(trainer, companions, trainer.state)
 
 
 def make_ready(trainer: Any, resolved: Resolved, is_stop_wanted: Callable[[], bool], world: World) -> None:
@@ -147,14 +146,14 @@ def take_steps(trainer: Any, resolved: Resolved, resumed: Path | None = None) ->
         trainer.train(resume_from_checkpoint=str(resumed) if resumed is not None else None)
 
 
-def _ended(trainer: Any, companions: Companions, state: TrainerState, peak: MemoryMeasured | None) -> Course:
-    """What it came to, with the weights in the model that are to be published; ``peak`` is that of this attempt's steps."""
+def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:
+    """What it came to, with the weights in the model that are to be published."""
     losses = [line["loss"] for line in state.log_history if "loss" in line]
     course = Course(
         state.global_step,
         state.num_input_tokens_seen,
         losses[-1] if losses else None,
-        peak,
+        peak_of(state),
         skipped_batch=skipped_batch(state),
     )
     if companions.validation is None:
@@ -265,6 +264,8 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
         is_measured = validation is not None and validation.loss_at(state) is not None
         control.should_training_stop = end
         control.should_save = end or is_best or step % args.save_steps == 0
+        if control.should_save:
+            note_peak(state)
         # With every checkpoint, so that no loss is averaged over two attempts.
         control.should_log = control.should_save or is_measured or step % args.logging_steps == 0
 

@@ -1,11 +1,13 @@
 """Threads follow the container's limit, memory errors become an end a person can act on."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.machine import choose_numerics, naming_memory, thread_count
+from finetune_api.v1alpha1.finetunejob_status import MemoryMeasured
+from finetune_trainer.machine import PEAK, choose_numerics, naming_memory, peak_of, thread_count
 
 
 @pytest.mark.parametrize(
@@ -57,3 +59,9 @@ def test_a_gpu_that_torch_does_not_see_is_no_cpu() -> None:
     with pytest.raises(Failure, match=r"gpus is 2, but torch .* sees no GPU in this pod") as caught:
         choose_numerics("Auto", 2)
     assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+def test_the_peak_of_a_training_is_that_of_all_its_attempts() -> None:
+    state = SimpleNamespace(log_history=[{"loss": 1.0}, {PEAK: (5, 9)}, {PEAK: [7, 8]}])
+    assert peak_of(state) == MemoryMeasured(allocated_bytes=7, reserved_bytes=9)
+    assert peak_of(SimpleNamespace(log_history=[{"loss": 1.0}])) is None
