@@ -13,10 +13,11 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.methods import DpoMethod, RewardMethod
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.scores import RowScore
-from finetune_trainer.encode import Pair
+from finetune_trainer import methods
+from finetune_trainer.encode import Encoder, Pair
 from prepared_jobs import colour_chats, preferences, prepare_job, train_here, training, verdicts
 from published_models import ADAPTERS, loaded, published, scores
-from tiny_models import write_tiny_llama
+from tiny_models import tiny_tokenizer, write_tiny_llama
 
 LORA = ADAPTERS[1].values[0]
 LEARNERS = ADAPTERS[1:2]
@@ -57,6 +58,23 @@ def assert_same(found: list[RowScore], stored: list[RowScore]) -> None:
         assert [getattr(each, name) for each in found] == pytest.approx(
             [getattr(each, name) for each in stored], abs=1e-3
         )
+
+
+@pytest.mark.parametrize(
+    ("method", "format_", "rows"), [("dpo", "Preference", preferences(40)), ("kto", "Unpaired", verdicts(40))]
+)
+def test_the_reference_is_asked_only_about_what_is_learned_from(method: str, format_: Any, rows: list[Any]) -> None:
+    encoder = Encoder(tiny_tokenizer(), format_, True, None)
+
+    def numbers(steps: int) -> list[int]:
+        resolved: Any = SimpleNamespace(training=settings(1e-3, steps=steps))
+        return list(methods.load(method).dataset(encoder, rows, resolved)["row"])
+
+    few = numbers(2)
+    assert len(set(few)) == len(few) == 16
+    assert few == numbers(2), "by the seed"
+    assert sorted(few) != list(range(16)), "not the first ones"
+    assert sorted(numbers(20)) == list(range(len(rows))), "of more than an epoch all"
 
 
 class TestDpo:

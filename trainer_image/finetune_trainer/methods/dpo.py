@@ -1,5 +1,6 @@
 """Direct preference optimisation."""
 
+import random
 from typing import Any
 
 from datasets import Dataset
@@ -49,8 +50,14 @@ class PreferenceTrainer(MeanOverRows, DPOTrainer):  # type: ignore[misc]
 
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
-    """Columns prompt_ids, chosen_ids, rejected_ids and row, one row a preference."""
-    pairs = encode_pairs(encoder, rows, resolved.training.max_length)
+    """Columns prompt_ids, chosen_ids, rejected_ids and row, one row a preference.
+
+    Of a training that ends within its first epoch only as many as it learns from, by the seed: the reference answers each.
+    """
+    training = resolved.training
+    pairs = encode_pairs(encoder, rows, training.max_length)
+    if (learned := training.steps * training.batch_size) < len(pairs):
+        pairs = random.Random(training.seed).sample(pairs, learned)
     return Dataset.from_dict(
         {
             "prompt_ids": [pair.prompt for pair in pairs],

@@ -54,6 +54,7 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
             f"{len(rows) - len(kept)} training rows left out: no answer within {training.max_length} tokens", flush=True
         )
     random.Random(training.seed).shuffle(kept)
+    kept = kept[: training.steps * training.batch_size]  # of the others the reference need know nothing
     for start in range(0, len(kept), training.batch_size):
         batch = kept[start : start + training.batch_size]
         answers = [row["completion_ids"] for row in batch]
