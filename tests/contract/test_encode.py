@@ -1,8 +1,12 @@
 """Masks, with real tokenizers and templates: what is learned ends with the end token, begins with the answer, and is never empty."""
 
+import re
+from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.encode import IGNORED, Example, encode_training, encoder, stop_tokens
@@ -46,6 +50,45 @@ def test_without_the_mask_the_prompt_is_learned_too(tokenizer: Any) -> None:
 def test_every_assistant_turn_is_learned_with_its_end(tokenizer: Any) -> None:
     example = encoder(tokenizer, "Messages", True).training(TALK)
     assert learned(tokenizer, example) == "red<|im_end|>blue<|im_end|>"
+
+
+FAMILIES = {path.stem: path for path in Path(trl.__file__).with_name("chat_templates").glob("*.jinja")}
+"""Templates of models as they are published, which TRL knows."""
+REFUSED = {
+    "llama3_1",
+    "llama3_2",
+    "llava_next",
+    "idefics3",
+    "smolvlm",
+    *(name for name in FAMILIES if "gemma4" in name),
+}
+"""No training template is known, the end would not be learned, or texts are left out."""
+
+
+@pytest.mark.parametrize("family", sorted(name for name in FAMILIES if not name.endswith("_training")))
+def test_of_known_families_exactly_the_answers_are_learned(family: str) -> None:
+    tokenizer, template = tiny_tokenizer(), FAMILIES[family].read_text()
+    ends = sorted(set(re.findall(r"<[^<>\s'\"{}]{2,40}>|\[/?INST\]", template)))
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    tokenizer.chat_template = template
+    turns = [turn for turn in TALK["messages"] if turn["role"] != "system"]  # of which some families know none
+    if family in REFUSED:
+        with pytest.raises(Failure, match="the base model's chat template") as caught:
+            encoder(tokenizer, "Messages", True)
+        assert caught.value.reason is Reason.CONFIG_INVALID
+        return
+    example = encoder(tokenizer, "Messages", True).training({"messages": turns})
+    tokens = zip(example.input_ids, example.labels, strict=True)
+    runs = [
+        tokenizer.decode([token for token, _ in run])
+        for is_learned, run in groupby(tokens, key=lambda token: token[1] != IGNORED)
+        if is_learned
+    ]
+    assert len(runs) == 2
+    for run, answer in zip(runs, ("red", "blue"), strict=True):
+        assert answer in run
+        assert "thing" not in run, "nothing of a question"
+        assert run.rstrip("\n").endswith((*ends, tokenizer.eos_token)), "the token that ends the turn"
 
 
 def test_text_is_learned_whole_with_its_end_once(tokenizer: Any) -> None:

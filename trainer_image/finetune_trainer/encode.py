@@ -177,6 +177,8 @@ def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tok
     if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
     template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
+    if format_ == "Messages":
+        _check_texts(tokenizer, template)
     return Encoder(tokenizer, format_, answers_only, template, tuple(new_tokens))
 
 
@@ -186,6 +188,18 @@ def _check_template(tokenizer: Any) -> None:
             Reason.CONFIG_INVALID,
             "the base model's tokenizer has no chat template, which rows of messages need; "
             "use rows of plain texts, or a base with a chat template",
+        )
+
+
+def _check_texts(tokenizer: Any, template: str | None) -> None:
+    """Some templates, of models that see, write only lists of parts, and leave a plain text out without a word."""
+    said = {"user": "a question", "assistant": "an answer"}
+    messages = [{"role": role, "content": text} for role, text in said.items()]
+    rendered = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
+    if not all(text in rendered for text in said.values()):
+        raise Failure(
+            Reason.CONFIG_INVALID,
+            "the base model's chat template does not write messages whose content is a text; use rows of plain texts, or another base",
         )
 
 
