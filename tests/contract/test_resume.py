@@ -92,6 +92,8 @@ IA3 = LORA | {"adapter": ResolvedAdapterSpec(type="IA3", target_modules=())}
 PREFIX = LORA | {"adapter": ResolvedAdapterSpec(type="Prefix", virtual_tokens=4)}
 PROMPT = LORA | {"adapter": ResolvedAdapterSpec(type="Prompt", virtual_tokens=4)}
 SECOND_STORED = "checkpoint of step 8 committed"  # stored beside the training, so steps later than 8
+LONGEST_STOP = 20
+"""Seconds from SIGTERM to the end, the checkpoint stored."""
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
@@ -115,7 +117,7 @@ def interrupt(config: JobConfig, secrets_dir: Path, work: Path, line: str, numbe
     try:
         lines_until(process, line)
         process.send_signal(number)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LONGEST_STOP)
     finally:
         process.kill()
     assert not job_store(config, secrets_dir).exists("manifest.json"), "it was too fast to be interrupted"
