@@ -374,6 +374,7 @@ class TestMethodAndFormat:
 
     def test_answers_do_not_fit_cpt(self, prepare: Prepare) -> None:
         message = prepare(answers(), method={"cpt": {}}).failure(Reason.DATA_INVALID)
+        assert "use method sft, grpo or ppo" in message
         assert "PromptCompletion" in message
         assert "use method sft" in message
 

@@ -1,6 +1,6 @@
 """Which shape the rows have: as stated, or as the first row's fields tell; and one the method learns from."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Columns, DatasetSpec
@@ -21,7 +21,7 @@ def row_format(train: list[SourceFile], dataset: DatasetSpec, method: str) -> Ro
         raise Failure(
             Reason.DATA_INVALID,
             f"{train[0].name}: rows of format {found} do not fit method {method}, which learns from "
-            f"{' or '.join(possible)}; to learn from them use method {' or '.join(methods_of(found))}",
+            f"{_one_of(possible)}; to learn from them use method {_one_of(methods_of(found))}",
         )
     if foreign := foreign_columns(found, columns):
         raise Failure(
@@ -29,6 +29,12 @@ def row_format(train: list[SourceFile], dataset: DatasetSpec, method: str) -> Ro
             f"dataset.columns: format {found} has no column {', '.join(foreign)}; it has {', '.join(COLUMNS[found])}",
         )
     return found
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """As people list them: a, b or c."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def first_format(train: list[SourceFile], columns: Columns, method: str) -> RowFormat:
