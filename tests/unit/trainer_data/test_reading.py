@@ -14,7 +14,7 @@ import pytest
 
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.data.arrays import LONGEST_ROW
-from finetune_trainer.data.findings import Findings
+from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.reading import kind_of, read_rows
 
 ROWS = [{"prompt": 'a, "quoted"\nline', "completion": "b"}, {"prompt": "ü", "completion": "日本"}]
@@ -162,3 +162,13 @@ class TestTables:
         rows, findings = read(tmp_path / "f.csv")
         assert rows == [("line 3", {"a": "4"}), ("line 5", {"a": "6", "b": "7"})]
         assert [(each.place, each.field) for each in findings.first] == [("line 2", ""), ("line 4", "a")]
+
+
+def test_findings_are_counted_by_kind_without_their_numbers() -> None:
+    findings = Findings()
+    for place in range(3):
+        findings.add(
+            "rows.jsonl", f"line {place}", Broken(f"messages[{place}].content", f"a list of {place}", "a text")
+        )
+    findings.add("rows.jsonl", "line 9", Broken("", "no valid JSON", "an object"))
+    assert findings.kinds == {"messages[].content: a list of …": 3, "no valid JSON": 1}

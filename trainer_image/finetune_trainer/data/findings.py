@@ -66,7 +66,7 @@ class Findings:
             self.first.append(finding)
         if self.count <= LOGGED:
             print(finding, file=sys.stderr)
-        kind = f"{NUMBER.sub('', broken.field)}: {NUMBER.sub('…', broken.found)}"
+        kind = ": ".join(filter(None, (NUMBER.sub("", broken.field), NUMBER.sub("…", broken.found))))
         if kind in self.kinds or len(self.kinds) < KINDS:
             self.kinds[kind] += 1
         if self.file is not None:
