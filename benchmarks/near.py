@@ -49,7 +49,7 @@ def ours(rows: Texts) -> set[int]:
 
 
 def datasketch(rows: Texts) -> set[int]:
-    from datasketch import MinHash, MinHashLSH  # type: ignore[import-not-found]
+    from datasketch import MinHash, MinHashLSH  # type: ignore[import-not-found]  # no dependency of ours
 
     index, found = MinHashLSH(threshold=SHARED, num_perm=HASHES), set()
     for number, row in enumerate(rows):

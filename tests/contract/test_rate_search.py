@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_does_not_ask_for_higher_rates(
 ) -> None:
     from transformers import TrainerCallback
 
-    class Breaks(TrainerCallback):  # type: ignore[misc]
+    class Breaks(TrainerCallback):  # type: ignore[misc]  # transformers has no types
         def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if state.global_step == 12:
                 raise Failure(Reason.NON_FINITE_LOSS, "the loss became nan")

@@ -30,7 +30,7 @@ from prepared_jobs import (
 from s3_server import serve
 
 STEPS = 24
-LORA = {
+LORA: dict[str, Any] = {
     "rows": {"train": colour_rows(46), "test": colour_rows(6, 100)},  # 46 rows: the last batch of an epoch is smaller
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2),
     "settings": training(steps=STEPS, checkpoint_every_steps=4),
@@ -71,14 +71,14 @@ DORA = LORA | {"adapter": ResolvedAdapterSpec(type="DoRA", rank=4, alpha=8, drop
 NEW_TOKENS = LORA | {
     "rows": {
         split: [row | {"completion": f" <tool>{row['completion'].strip()}</tool>"} for row in rows]
-        for split, rows in LORA["rows"].items()  # type: ignore[attr-defined]
+        for split, rows in LORA["rows"].items()
     },
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.2, new_tokens=("<tool>", "</tool>")),
 }
 CLASSIFICATION = LORA | {
     "rows": {
         split: [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in rows]
-        for split, rows in LORA["rows"].items()  # type: ignore[attr-defined]
+        for split, rows in LORA["rows"].items()
     },
     "method": "classification",
     "method_settings": MethodSpec(

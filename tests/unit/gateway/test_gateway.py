@@ -161,16 +161,17 @@ class TestServerRestart:
         assert await answered_by(running, "support") == "support-aaaaaaaaaaaa"
 
     @pytest.mark.parametrize("answer", ["<html>", "[]", '{"data": [{}]}', '{"data": null}'])
-    async def test_a_server_whose_models_nobody_can_read_is_as_good_as_away(self, running: Stage, answer: str) -> None:
+    async def test_a_server_whose_models_nobody_can_read_is_as_good_as_away(
+        self, running: Stage, answer: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async def unreadable(request: web.Request) -> web.Response:
             return web.Response(text=answer)
 
-        readable = running.server.list_models
         await running.until("ready", lambda: reachable(running))
-        running.server.list_models = unreadable  # type: ignore[method-assign]
+        monkeypatch.setattr(running.server, "list_models", unreadable)
         await running.server.restart()
         await running.until("not ready", lambda: is_status(running, "/readyz", 503))
-        running.server.list_models = readable  # type: ignore[method-assign]
+        monkeypatch.undo()
         await running.server.restart()
         await running.until("ready again", lambda: is_status(running, "/readyz", 200))
 

@@ -32,7 +32,8 @@ def a_foreign_job(name: str = "tuned") -> dict[str, Any]:
 async def test_a_job_that_cannot_be_read_leaves_every_other_pool_alone() -> None:
     world = serving.World().add(serving.an_adep("waits", job="tuned"), serving.an_adep("serves"), a_foreign_job())
     woken: list[Key] = []
-    await Watch(Listed(*(body for _, body in world.cache.kinds())), world.sources(), woken.append).fill()  # type: ignore[arg-type]
+    server: Any = Listed(*(body for _, body in world.cache.kinds()))
+    await Watch(server, world.sources(), woken.append).fill()
     assert Key("AdapterDeployment", "team", "waits") in woken
     world.settle()
     assert world.models(world.pool_of("serves")) == {"serves": "a"}
@@ -63,7 +64,8 @@ async def test_what_nobody_foresaw_ends_no_listing(monkeypatch: pytest.MonkeyPat
     world, woken = World(), list[Key]()
     sources = Sources(SETTINGS, world.cache, world.reports, {})
     jobs = [{**a_job(name), "metadata": {**a_job(name)["metadata"], "resourceVersion": "1"}} for name in ("one", "two")]
-    await Watch(Listed(*jobs), sources, woken.append).fill()  # type: ignore[arg-type]
+    server: Any = Listed(*jobs)
+    await Watch(server, sources, woken.append).fill()
     assert [key.name for key in woken] == ["one", "two"]
 
 

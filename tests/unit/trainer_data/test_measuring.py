@@ -1,6 +1,7 @@
 """Rows counted in tokens: what the plan counts is what the training keeps."""
 
 import random
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,9 @@ class Given:
 
     def pair(self, fields: dict[str, Pair]) -> Pair:
         return fields["pair"]
+
+
+GIVEN: Any = Given()
 
 
 def some_pairs(count: int = 300) -> list[Pair]:
@@ -43,7 +47,7 @@ def test_the_plan_counts_the_preferences_that_are_learned_from(method: str, max_
     pairs, is_reward = some_pairs(), method == "reward"
     cut = whole_answers if is_reward else whole_prompt
     try:
-        kept = encode_pairs(Given(), [{"pair": pair} for pair in pairs], max_length, cut)  # type: ignore[arg-type]
+        kept = encode_pairs(GIVEN, [{"pair": pair} for pair in pairs], max_length, cut)
     except Failure:
         kept = []
     found = lengths(*pairs)
@@ -55,12 +59,12 @@ def test_the_plan_counts_the_preferences_that_are_learned_from(method: str, max_
 def test_what_is_left_out_is_said_with_its_reason(capsys: pytest.CaptureFixture[str]) -> None:
     long, alike, good = Pair([3] * 9, [1], [2]), Pair([3], [5] * 8 + [1], [5] * 8 + [2]), Pair([3], [1], [2])
     rows = [{"pair": pair} for pair in (long, alike, alike, good)]
-    assert len(encode_pairs(Given(), rows, 8)) == 1  # type: ignore[arg-type]
+    assert len(encode_pairs(GIVEN, rows, 8)) == 1
     assert capsys.readouterr().out.splitlines() == [
         "1 preferences left out: the prompt alone fills the 8 tokens",
         "2 preferences left out: no difference within 8 tokens",
     ]
-    kept = encode_pairs(Given(), rows, 8, whole_answers)  # type: ignore[arg-type]
+    kept = encode_pairs(GIVEN, rows, 8, whole_answers)
     assert [pair.prompt for pair in kept] == [[3] * 7, [3]], (
         "a reward is read at the end: the prompt loses its beginning"
     )

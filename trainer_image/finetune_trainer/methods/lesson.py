@@ -118,7 +118,7 @@ class MeanOverRows(Watched):
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of a step."""
-        found = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        found = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]  # the Trainer's
         self._rows = sum(len(inputs["input_ids"]) for inputs in found[0])
         return found
 
