@@ -20,6 +20,7 @@ from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitStatistics
+from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
@@ -40,6 +41,18 @@ TINY = FromConfig(
     initializer_range=0.1,
 )
 Rows = list[dict[str, Any]]
+PPO = PpoMethod(
+    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
+    max_new_tokens=1,
+    temperature=1.0,
+    kl_coefficient=0.0,
+    clip_range=0.2,
+    gamma=1.0,
+    gae_lambda=0.95,
+    epochs=2,
+    value_coefficient=0.1,
+)
+"""Learned in a few steps: one letter of the first half of the alphabet."""
 FORMATS = {
     "Messages": {"messages"},
     "Preference": {"prompt", "chosen", "rejected"},
@@ -85,6 +98,11 @@ def preferences(count: int, first: int = 0) -> Rows:
         }
         for place, row in enumerate(colour_rows(count, first))
     ]
+
+
+def classes(count: int, first: int = 0) -> Rows:
+    """The class of a text is the colour it names."""
+    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
 
 
 def verdicts(count: int, first: int = 0) -> Rows:

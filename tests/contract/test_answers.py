@@ -11,7 +11,7 @@ from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import LATENCIES, ON_REQUEST
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateRule
-from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.reinforcement import RegexReward
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
@@ -21,20 +21,9 @@ from finetune_trainer.evaluate import score
 from finetune_trainer.exam import Exam
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Answer
-from prepared_jobs import COLOURS, colour_rows, job_store, preferences, prepare_job, train_here, training
+from prepared_jobs import COLOURS, PPO, colour_rows, job_store, preferences, prepare_job, train_here, training
 from tiny_models import write_tiny_llama
 
-PPO = PpoMethod(
-    rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
-    max_new_tokens=1,
-    temperature=1.0,
-    kl_coefficient=0.0,
-    clip_range=0.2,
-    gamma=1.0,
-    gae_lambda=0.95,
-    epochs=2,
-    value_coefficient=0.1,
-)
 METHODS = {"ppo": MethodSpec(ppo=PPO)}
 EVALUATION = EvaluationSpec(
     metrics=["ExactMatch", *ON_REQUEST],

@@ -19,12 +19,14 @@ from finetune_api.v1alpha1.adapter import LOW_RANK, VIRTUAL_TOKENS
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.methods import ClassificationMethod
-from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.reinforcement import GrpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import fetch_folder
 from prepared_jobs import (
     COLOURS,
+    PPO,
     Rows,
+    classes,
     colour_rows,
     job_store,
     preferences,
@@ -37,12 +39,6 @@ from prepared_jobs import (
 )
 from s3_server import S3Server
 from tiny_models import write_tiny_llama
-
-
-def classes(count: int, first: int = 0) -> Rows:
-    """The class of a text is the colour it names."""
-    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
-
 
 ROWS: dict[str, dict[str, Rows]] = {
     "sft": {"train": colour_rows(48), "test": colour_rows(6, 200)},
@@ -57,19 +53,7 @@ ROWS: dict[str, dict[str, Rows]] = {
 }
 METHODS = {
     "classification": MethodSpec(classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False)),
-    "ppo": MethodSpec(
-        ppo=PpoMethod(
-            rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],
-            max_new_tokens=1,
-            temperature=1.0,
-            kl_coefficient=0.0,
-            clip_range=0.2,
-            gamma=1.0,
-            gae_lambda=0.95,
-            epochs=2,
-            value_coefficient=0.1,
-        )
-    ),
+    "ppo": MethodSpec(ppo=PPO),
     "grpo": MethodSpec(
         grpo=GrpoMethod(
             rewards=[RewardSpec(regex=RegexReward(pattern="[a-m]"))],

@@ -17,7 +17,7 @@ from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_api.v1alpha1.training import MethodSpec
 from prepared_jobs import (
     COLOURS,
-    Rows,
+    classes,
     colour_rows,
     job_store,
     lines_until,
@@ -28,12 +28,6 @@ from prepared_jobs import (
     training,
 )
 from stage_process import ForkedProgram, fork_stage
-
-
-def classes(count: int, first: int = 0) -> Rows:
-    """The class of a text is the colour it names."""
-    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
-
 
 STEPS = 8
 LORA: dict[str, Any] = {
