@@ -154,7 +154,7 @@ def test_the_same_yaml_is_trained_at_a_provider(
     stored = json.loads(store.get_object(Bucket=bucket, Key=f"{key}/endpoint.json")["Body"].read())
     assert stored["model"] == model
     assert len(jobs_at_the_provider()) == 1
-    assert not job["metadata"].get("finalizers")
+    job_when(namespace, "tiny", "let go", lambda job: not job["metadata"].get("finalizers"), 60)
 
 
 def test_a_pod_that_is_killed_leads_to_no_second_job(
