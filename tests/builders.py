@@ -329,6 +329,22 @@ def attempt(stage: str, number: int = 1, name: str = "bot") -> str:
     return f"{name}-{uid}-{stage.lower()}-{number}"
 
 
+PREPARE, TRAIN, COLLECT = attempt("Prepare"), attempt("Train"), attempt("Collect")
+
+
+def ended(world: World, stage: str, outcome: tuple[int, str, str], number: int = 1) -> Manifest:
+    """The status after a container's end: its exit code, termination message and reason."""
+    code, text, reason = outcome
+    world.end_pod(attempt(stage, number), code, text, reason)
+    return world.settle()
+
+
+def upstream_status(kind: str, reason: str, **more: Any) -> Manifest:
+    """The status of a job that others wait for, with the one condition that tells how far it is."""
+    time = {"lastTransitionTime": "2026-11-23T11:00:00Z"}
+    return {"conditions": [{"type": kind, "status": "True", "reason": reason, "message": "why", **time}], **more}
+
+
 def condition(status: Manifest, kind: str) -> tuple[str, str] | None:
     """(status, reason) of a condition."""
     found = next((each for each in status.get("conditions") or [] if each["type"] == kind), None)
