@@ -61,7 +61,7 @@ def advance(draft: Draft, stage: PodStage) -> Summary | None:
 
     A success without a readable summary is recorded too (:func:`succeeded`) and returns None.
     """
-    last = next((record for record in reversed(records(draft)) if record.stage == stage), None)
+    last = next(reversed(records_of(draft, stage)), None)
     if last is not None and last.completion_time is None:
         end = _end_of(draft, last)
         if draft.reads:
@@ -92,6 +92,11 @@ def records(draft: Draft) -> list[Record]:
     return draft.status.attempts or []
 
 
+def records_of(draft: Draft, stage: PodStage) -> list[Record]:
+    """Those at a stage."""
+    return [record for record in records(draft) if record.stage == stage]
+
+
 def open_attempt(draft: Draft) -> Record | None:
     """The attempt that has not ended."""
     return next((record for record in records(draft) if record.completion_time is None), None)
@@ -100,7 +105,7 @@ def open_attempt(draft: Draft) -> Record | None:
 def taken_up(draft: Draft, stage: PodStage) -> bool:
     """Write an attempt down whose Job was created and whose record was not, as the spec changed in between or the operator
     ended. Returns whether there was one."""
-    number = 1 + max((record.number for record in records(draft) if record.stage == stage), default=0)
+    number = 1 + max((record.number for record in records_of(draft, stage)), default=0)
     job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, number))
     if job is None or is_over(job):
         return False
@@ -112,8 +117,18 @@ def has_trained(draft: Draft) -> bool:
     """Whether training has ended, well or not, and what came of it is still to be looked at."""
     record = open_attempt(draft)
     if record is None or record.stage != "Train":
-        return succeeded(draft, "Train")
+        return trained_at(draft) is not None
+    return has_ended(draft, record)
+
+
+def has_ended(draft: Draft, record: Record) -> bool:
+    """Whether an open attempt has ended, which is not written down yet."""
     return _job_of(draft, record) is not None and _end_of(draft, record) is not None
+
+
+def trained_at(draft: Draft) -> str | None:
+    """When the training was seen to have done its work."""
+    return records_of(draft, "Train")[-1].completion_time if succeeded(draft, "Train") else None
 
 
 def _job_of(draft: Draft, record: Record) -> Manifest | None:
@@ -136,7 +151,7 @@ def _end_of(draft: Draft, record: Record) -> Ending | None:
 
 def succeeded(draft: Draft, stage: PodStage) -> bool:
     """Whether the newest attempt at a stage has done its work."""
-    of_stage = [record for record in records(draft) if record.stage == stage]
+    of_stage = records_of(draft, stage)
     return bool(of_stage) and of_stage[-1].outcome == SUCCEEDED
 
 
@@ -219,7 +234,7 @@ def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
     if not end.can_retry:
         draft.fail(reason, end.message)
         return False
-    of_stage = [each for each in records(draft) if each.stage == record.stage]
+    of_stage = records_of(draft, record.stage)
     allowed = MAX_RETRIES if draft.job.spec.max_retries is None else draft.job.spec.max_retries
     if end.counts and sum(each.counts and each.outcome != SUCCEEDED for each in of_stage) > allowed:
         draft.fail(reason, f"{end.message} ({where}; maxRetries {allowed} is used up)")
@@ -277,6 +292,6 @@ def _delay(draft: Draft, last: Record | None) -> float:
     """Seconds until the next attempt; longer after each failure in a row, none after a suspension."""
     if last is None or last.completion_time is None or last.outcome in (SUCCEEDED, SUSPENDED):
         return 0.0
-    of_stage = [each for each in records(draft) if each.stage == last.stage and each.outcome != SUSPENDED]
+    of_stage = [each for each in records_of(draft, last.stage) if each.outcome != SUSPENDED]
     delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (len(of_stage) - 1))
     return delay - draft.since(last.completion_time)

@@ -1,6 +1,7 @@
 """After the end: nothing runs on, an AdapterDeployment is created once, the job expires. And the ends that come from outside."""
 
 from finetune_api import API_VERSION
+from finetune_api.artifacts import job_folder
 from finetune_api.conditions import find
 from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
@@ -15,6 +16,8 @@ from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.provider import release
 
 CREATED = "Created"
+READING_SECONDS = 300.0
+"""What was trained counts: where its result must be read from the manifest, there is so much time, even beyond the deadline."""
 
 
 def finished(draft: Draft) -> bool:
@@ -45,18 +48,27 @@ def past_deadline(draft: Draft) -> bool:
     limit = draft.job.spec.active_deadline_seconds
     if limit is None or draft.status.start_time is None:
         return False
-    left = limit - draft.since(draft.status.start_time)
+    left, trained_at = limit - draft.since(draft.status.start_time), attempts.trained_at(draft)
+    if trained_at is not None:
+        left = max(left, READING_SECONDS - draft.since(trained_at))
     if left > 0:
         draft.later(left)
         return False
-    if attempts.has_trained(draft):
+    record = attempts.open_attempt(draft)
+    if record is not None and record.stage != "Prepare" and attempts.has_ended(draft, record):
         return False  # perhaps in time, while the operator was down; a failure is followed by the deadline, not by an attempt
-    _end(
-        draft,
-        Reason.DEADLINE_EXCEEDED,
-        f"Not finished {limit} s after its start (activeDeadlineSeconds); checkpoints are kept.",
-    )
+    late = f"{limit} s after its start (activeDeadlineSeconds)"
+    message = f"Not finished {late}; checkpoints are kept."
+    if trained_at is not None:
+        message = (
+            f"Trained, but not finished {late}: the result is in {_folder(draft)}, and could not be read from there."
+        )
+    _end(draft, Reason.DEADLINE_EXCEEDED, message)
     return True
+
+
+def _folder(draft: Draft) -> str:
+    return job_folder(draft.job.spec.output.uri, draft.namespace, draft.name, draft.uid)
 
 
 def _end(draft: Draft, reason: Reason, message: str) -> None:
