@@ -11,7 +11,10 @@ from uuid import uuid4
 
 import pytest
 
+from finetune_storage import Store, open_store
+from prepare_stage import Prepare
 from s3_server import S3Server, serve
+from tiny_models import write_tiny_llama
 
 # Before torch is imported: one thread here as in the processes the tests start, so that sums are made in one order.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -53,3 +56,28 @@ def bucket(s3_server: S3Server) -> str:
 def secret(s3_server: S3Server, tmp_path: Path) -> Path:
     """Folder of a mounted Secret named s3, with every right."""
     return s3_server.secret(tmp_path / "secrets" / "s3")
+
+
+@pytest.fixture
+def store(bucket: str, secret: Path) -> Store:
+    """Root of the test's bucket."""
+    return open_store(bucket, secret, patience=20)
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def base(tiny_llama: Path, store: Store) -> str:
+    """Address of a tiny base model."""
+    for path in tiny_llama.iterdir():
+        store.upload(path, f"base/{path.name}")
+    return store.uri("base")
+
+
+@pytest.fixture
+def prepare(bucket: str, base: str, store: Store, tmp_path: Path) -> Prepare:
+    """The prepare stage on a job with that base model."""
+    return Prepare(bucket, base, store, tmp_path)
