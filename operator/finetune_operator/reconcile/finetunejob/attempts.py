@@ -12,7 +12,7 @@ from finetune_operator.backends import BACKENDS
 from finetune_operator.cache import ATTEMPT_LABEL, STAGE_LABEL, Manifest, labels_of
 from finetune_operator.manifests.training import Attempt, attempt_name
 from finetune_operator.plan import ref_of
-from finetune_operator.reconcile.finetunejob import progress
+from finetune_operator.reconcile.finetunejob import progress, records
 from finetune_operator.reconcile.finetunejob.cause import (
     Ending,
     ending,
@@ -23,6 +23,7 @@ from finetune_operator.reconcile.finetunejob.cause import (
 )
 from finetune_operator.reconcile.finetunejob.checks import backend_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.records import SUCCEEDED, SUSPENDED
 from finetune_operator.reconcile.finetunejob.start import frozen_config
 from finetune_operator.reconcile.finetunejob.waiting import (
     ABOUT_TO_START,
@@ -36,9 +37,6 @@ from finetune_operator.reconcile.finetunejob.waiting import (
 MAX_RETRIES = 3
 MAX_LOST = 5
 MAX_INTERRUPTED = 20
-MAX_RECORDS = 32
-SUCCEEDED = "Succeeded"
-SUSPENDED = "Suspended"
 STARTING = "Starting"
 RETRYING = "Retrying"
 FIRST_DELAY_SECONDS = 5.0
@@ -59,9 +57,9 @@ ONGOING: dict[PodStage, tuple[str, Stage]] = {
 def advance(draft: Draft, stage: PodStage) -> Summary | None:
     """Take a stage one step further; returns its pod's summary in the round in which it succeeds.
 
-    A success without a readable summary is recorded too (:func:`succeeded`) and returns None.
+    A success without a readable summary is recorded too (:func:`records.has_succeeded`) and returns None.
     """
-    last = next(reversed(records_of(draft, stage)), None)
+    last = next(reversed(records.of_stage(draft, stage)), None)
     if last is not None and last.completion_time is None:
         end = _end_of(draft, last)
         if draft.reads:
@@ -87,48 +85,28 @@ def _has_result(stage: PodStage, summary: Summary | None) -> bool:
     return summary is not None and (summary.prepared if stage == "Prepare" else summary.trained) is not None
 
 
-def records(draft: Draft) -> list[Record]:
-    """All attempts, oldest first."""
-    return draft.status.attempts or []
-
-
-def records_of(draft: Draft, stage: PodStage) -> list[Record]:
-    """Those at a stage."""
-    return [record for record in records(draft) if record.stage == stage]
-
-
-def open_attempt(draft: Draft) -> Record | None:
-    """The attempt that has not ended."""
-    return next((record for record in records(draft) if record.completion_time is None), None)
-
-
 def taken_up(draft: Draft, stage: PodStage) -> bool:
     """Write an attempt down whose Job was created and whose record was not, as the spec changed in between or the operator
     ended. Returns whether there was one."""
-    number = 1 + max((record.number for record in records_of(draft, stage)), default=0)
+    number = 1 + max((record.number for record in records.of_stage(draft, stage)), default=0)
     job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, number))
     if job is None or is_over(job):
         return False
-    _write_down(draft, Record(stage=stage, number=number, start_time=job["metadata"]["creationTimestamp"]))
+    records.write_down(draft, Record(stage=stage, number=number, start_time=job["metadata"]["creationTimestamp"]))
     return True
 
 
 def has_trained(draft: Draft) -> bool:
     """Whether training has ended, well or not, and what came of it is still to be looked at."""
-    record = open_attempt(draft)
+    record = records.open_one(draft)
     if record is None or record.stage != "Train":
-        return trained_at(draft) is not None
+        return records.has_succeeded(draft, "Train")
     return has_ended(draft, record)
 
 
 def has_ended(draft: Draft, record: Record) -> bool:
     """Whether an open attempt has ended, which is not written down yet."""
     return _job_of(draft, record) is not None and _end_of(draft, record) is not None
-
-
-def trained_at(draft: Draft) -> str | None:
-    """When the training was seen to have done its work."""
-    return records_of(draft, "Train")[-1].completion_time if succeeded(draft, "Train") else None
 
 
 def _job_of(draft: Draft, record: Record) -> Manifest | None:
@@ -149,12 +127,6 @@ def _end_of(draft: Draft, record: Record) -> Ending | None:
     return None if draft.reads else ending(job, pods)
 
 
-def succeeded(draft: Draft, stage: PodStage) -> bool:
-    """Whether the newest attempt at a stage has done its work."""
-    of_stage = records_of(draft, stage)
-    return bool(of_stage) and of_stage[-1].outcome == SUCCEEDED
-
-
 def pods_of(draft: Draft, record: Record) -> list[Manifest]:
     """The pods of an attempt."""
     wanted = (record.stage.lower(), str(record.number))
@@ -164,34 +136,18 @@ def pods_of(draft: Draft, record: Record) -> list[Manifest]:
 
 
 def close(draft: Draft, record: Record, end: Ending) -> Record:
-    """Write an attempt's end down."""
-    outcome = end.reason or SUCCEEDED
+    """Write an attempt's end down, and what the next one makes of it."""
     message = end.message
     if end.reason == Reason.OUT_OF_MEMORY and record.stage == "Train":
         message += progress.after_memory_ran_out(draft, record)
-    closed = record.model_copy(
-        update={
-            "completion_time": timestamp(draft.now),
-            "outcome": str(outcome),
-            "message": message[:1024],
-            "counts": end.counts,
-        }
-    )
-    _write_down(draft, closed)
-    return closed
+    return records.close(draft, record, str(end.reason or SUCCEEDED), message, counts=end.counts)
 
 
 def stop(draft: Draft, outcome: str, message: str) -> None:
     """End the open attempt from outside: its Job goes, its pod is told to stop and commits a checkpoint."""
-    record = open_attempt(draft)
+    record = records.open_one(draft)
     if record is not None:
-        closed = {
-            "completion_time": timestamp(draft.now),
-            "outcome": outcome,
-            "message": message[:1024],
-            "counts": False,
-        }
-        _write_down(draft, record.model_copy(update=closed))
+        records.close(draft, record, outcome, message, counts=False)
     delete_jobs(draft)
 
 
@@ -202,12 +158,6 @@ def delete_jobs(draft: Draft) -> None:
             continue
         if not is_over(job) and "deletionTimestamp" not in job["metadata"]:
             draft.delete.append(ref_of(job))
-
-
-def _write_down(draft: Draft, record: Record) -> None:
-    """Put the newest attempt into the status."""
-    others = [each for each in records(draft) if (each.stage, each.number) != (record.stage, record.number)]
-    draft.update(attempts=[*others, record][-MAX_RECORDS:])
 
 
 def _go_on(draft: Draft, record: Record) -> None:
@@ -234,7 +184,7 @@ def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
     if not end.can_retry:
         draft.fail(reason, end.message)
         return False
-    of_stage = records_of(draft, record.stage)
+    of_stage = records.of_stage(draft, record.stage)
     allowed = MAX_RETRIES if draft.job.spec.max_retries is None else draft.job.spec.max_retries
     if end.counts and sum(each.counts and each.outcome != SUCCEEDED for each in of_stage) > allowed:
         draft.fail(reason, f"{end.message} ({where}; maxRetries {allowed} is used up)")
@@ -267,7 +217,7 @@ def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
     record = Record(stage=stage, number=number, start_time=timestamp(draft.now))
     attempt = Attempt(stage, number, progress.divisor(draft, record))
     draft.create += BACKENDS[backend_of(draft.job.spec)](frozen_config(draft), attempt, draft.seen.settings)
-    _write_down(draft, record)
+    records.write_down(draft, record)
     _say(draft, stage, STARTING, progress.introduction(draft, record) + ABOUT_TO_START)
     draft.later(PATIENCE_SECONDS)
 
@@ -292,6 +242,6 @@ def _delay(draft: Draft, last: Record | None) -> float:
     """Seconds until the next attempt; longer after each failure in a row, none after a suspension."""
     if last is None or last.completion_time is None or last.outcome in (SUCCEEDED, SUSPENDED):
         return 0.0
-    of_stage = [each for each in records_of(draft, last.stage) if each.outcome != SUSPENDED]
+    of_stage = [each for each in records.of_stage(draft, last.stage) if each.outcome != SUSPENDED]
     delay = min(LONGEST_DELAY_SECONDS, FIRST_DELAY_SECONDS * 2.0 ** (len(of_stage) - 1))
     return delay - draft.since(last.completion_time)

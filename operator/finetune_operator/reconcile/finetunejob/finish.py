@@ -6,7 +6,7 @@ from finetune_api.conditions import find
 from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
 from finetune_operator.plan import ref_of
-from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob import attempts, records
 from finetune_operator.reconcile.finetunejob.checks import (
     deploy_can_be_served,
     deploy_leaves_the_base_out,
@@ -48,13 +48,13 @@ def past_deadline(draft: Draft) -> bool:
     limit = draft.job.spec.active_deadline_seconds
     if limit is None or draft.status.start_time is None:
         return False
-    left, trained_at = limit - draft.since(draft.status.start_time), attempts.trained_at(draft)
+    left, trained_at = limit - draft.since(draft.status.start_time), records.succeeded_at(draft, "Train")
     if trained_at is not None:
         left = max(left, READING_SECONDS - draft.since(trained_at))
     if left > 0:
         draft.later(left)
         return False
-    record = attempts.open_attempt(draft)
+    record = records.open_one(draft)
     if record is not None and record.stage != "Prepare" and attempts.has_ended(draft, record):
         return False  # perhaps in time, while the operator was down; a failure is followed by the deadline, not by an attempt
     late = f"{limit} s after its start (activeDeadlineSeconds)"

@@ -8,7 +8,7 @@ from finetune_api.reasons import Stage
 from finetune_operator.cache import Manifest
 from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_config, cancel_job, cancel_name
 from finetune_operator.plan import Event, Plan, Ref, ref_of
-from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob import attempts, records
 from finetune_operator.reconcile.finetunejob.cause import is_alive, is_over
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.finalizer import finalizers, is_held
@@ -23,7 +23,7 @@ def release(draft: Draft) -> None:
     """The job has ended or is being deleted: cancel at the provider what may run there, then let go."""
     if not is_held(draft.seen.body):
         return
-    may_run = any(record.stage == "Train" for record in attempts.records(draft)) and not draft.holds(Stage.COMPLETE)
+    may_run = bool(records.of_stage(draft, "Train")) and not draft.holds(Stage.COMPLETE)
     if _is_orphan(draft.seen.body) or not may_run or _cancelled(draft):
         draft.apply.append(finalizers(draft.seen.body, []))
 

@@ -4,7 +4,7 @@ from finetune_api.pods import Prepared, Summary, Trained
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus
 from finetune_operator.manifests.delegate import delegation
-from finetune_operator.reconcile.finetunejob import attempts
+from finetune_operator.reconcile.finetunejob import attempts, records
 from finetune_operator.reconcile.finetunejob.cause import is_alive
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.start import frozen_config
@@ -74,7 +74,7 @@ def not_suspended(draft: Draft) -> bool:
     if attempts.taken_up(draft, "Train"):
         return True  # stopped in the next round, so that its number is known to be taken even after a crash in between
     alive = [pod["metadata"]["name"] for pod in draft.seen.pods if is_alive(pod)]
-    attempts.stop(draft, attempts.SUSPENDED, "Stopped by spec.suspend.")
+    attempts.stop(draft, records.SUSPENDED, "Stopped by spec.suspend.")
     message = "Stopped by spec.suspend; set it to false to go on from the last committed checkpoint."
     if alive:
         message = f"Pod {alive[0]} is committing a checkpoint. {message}"
@@ -90,12 +90,12 @@ def trained(draft: Draft) -> bool:
     if draft.status.artifact is not None:
         return False
     summary = None
-    if not attempts.succeeded(draft, "Train"):
+    if not records.has_succeeded(draft, "Train"):
         summary = attempts.advance(draft, "Train")
-    if attempts.succeeded(draft, "Train") and frozen_config(draft).dry_run:
+    if records.has_succeeded(draft, "Train") and frozen_config(draft).dry_run:
         _take_shown(draft, summary)
         return True
-    if (summary is None or summary.trained is None) and attempts.succeeded(draft, "Train"):
+    if (summary is None or summary.trained is None) and records.has_succeeded(draft, "Train"):
         summary = attempts.advance(draft, "Collect")
     if summary is None or summary.trained is None:
         return True

@@ -1,0 +1,49 @@
+"""The attempts as status.attempts has them: which there were, and how each ended."""
+
+from finetune_api.pods import Stage
+from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+
+MAX_RECORDS = 32
+SUCCEEDED = "Succeeded"
+SUSPENDED = "Suspended"
+
+
+def every(draft: Draft) -> list[Record]:
+    """All attempts, oldest first."""
+    return draft.status.attempts or []
+
+
+def of_stage(draft: Draft, stage: Stage) -> list[Record]:
+    """Those at a stage."""
+    return [record for record in every(draft) if record.stage == stage]
+
+
+def open_one(draft: Draft) -> Record | None:
+    """The attempt that has not ended."""
+    return next((record for record in every(draft) if record.completion_time is None), None)
+
+
+def has_succeeded(draft: Draft, stage: Stage) -> bool:
+    """Whether the newest attempt at a stage has done its work."""
+    return succeeded_at(draft, stage) is not None
+
+
+def succeeded_at(draft: Draft, stage: Stage) -> str | None:
+    """When the newest attempt at a stage was seen to have done its work."""
+    newest = next(reversed(of_stage(draft, stage)), None)
+    return newest.completion_time if newest is not None and newest.outcome == SUCCEEDED else None
+
+
+def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: bool) -> Record:
+    """Write an attempt's end down."""
+    end = {"outcome": outcome, "message": message[:1024], "counts": counts}
+    closed = record.model_copy(update={"completion_time": timestamp(draft.now), **end})
+    write_down(draft, closed)
+    return closed
+
+
+def write_down(draft: Draft, record: Record) -> None:
+    """Put the newest attempt into the status."""
+    others = [each for each in every(draft) if (each.stage, each.number) != (record.stage, record.number)]
+    draft.update(attempts=[*others, record][-MAX_RECORDS:])
