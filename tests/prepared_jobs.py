@@ -53,6 +53,9 @@ PPO = PpoMethod(
     value_coefficient=0.1,
 )
 """Learned in a few steps: one letter of the first half of the alphabet."""
+FULL = ResolvedAdapterSpec(type="Full")
+LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
+QLORA = ResolvedAdapterSpec(type="QLoRA", rank=8, alpha=16, dropout=0.0)
 FORMATS = {
     "Messages": {"messages"},
     "Preference": {"prompt", "chosen", "rejected"},
@@ -68,6 +71,10 @@ def colour_rows(count: int, first: int = 0) -> Rows:
     """A task a tiny model learns in seconds: the answer is the colour named in the prompt."""
     numbers = range(first, first + count)
     return [{"prompt": f"{COLOURS[i % 3]} thing {i}\nColour:", "completion": f" {COLOURS[i % 3]}"} for i in numbers]
+
+
+ROWS = {"train": colour_rows(96), "test": colour_rows(24, 200)}
+"""Enough to learn it."""
 
 
 def colour_chats(count: int, first: int = 0) -> Rows:

@@ -26,6 +26,12 @@ def published(config: JobConfig, secret: Path) -> EvaluationFile:
     return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
 
 
+def fetched(config: JobConfig, secret: Path, dest: Path, key: str) -> Path:
+    """A committed folder of the job, verified."""
+    fetch_folder(job_store(config, secret.parent), key, dest, None)
+    return dest
+
+
 def scores_texts(config: JobConfig, secret: Path) -> bool:
     """Whether the job's model has a head."""
     return json.loads(job_store(config, secret.parent).get("resolved.json"))["method"] in ("reward", "classification")

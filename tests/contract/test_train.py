@@ -1,4 +1,7 @@
-"""The train stage on tiny models: what it learns, what it publishes, and how it refuses."""
+"""The train stage on tiny models: what it learns, and what it publishes.
+
+How batches become gradients, and how a training ends that cannot go on, have files of their own.
+"""
 
 import json
 from pathlib import Path
@@ -8,7 +11,7 @@ import pytest
 
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Report
-from finetune_api.reasons import Failure, Reason
+from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_stage.outcome import Places
 from finetune_stage.scores import EvaluationFile, RowScore
@@ -16,6 +19,10 @@ from finetune_storage import fetch_folder
 from finetune_trainer import collect
 from prepared_jobs import (
     COLOURS,
+    FULL,
+    LORA,
+    QLORA,
+    ROWS,
     TINY,
     colour_chats,
     colour_rows,
@@ -25,12 +32,10 @@ from prepared_jobs import (
     train_here,
     training,
 )
+from published_models import fetched
 from report_server import ReportServer
 from tiny_models import write_tiny_llama
 
-FULL = ResolvedAdapterSpec(type="Full")
-LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
-QLORA = ResolvedAdapterSpec(type="QLoRA", rank=8, alpha=16, dropout=0.0)
 ANSWERS = EvaluationSpec(
     metrics=["Loss", "Perplexity", "ExactMatch", "Accuracy"],
     labels=list(COLOURS),
@@ -42,15 +47,8 @@ ANSWERS = EvaluationSpec(
 )
 TEXT = EvaluationSpec(metrics=["Loss", "Perplexity"], gate=[GateRule(metric="Loss", max_ratio_to_base=0.8)])
 LEARNING = training(steps=60, checkpoint_every_steps=30, batch_size=8, micro_batch_size=4, learning_rate=2e-2)
-ROWS = {"train": colour_rows(96), "test": colour_rows(24, 200)}
 CHATS = {"train": colour_chats(96), "test": colour_chats(24, 200)}
 TEXTS = {"train": texts(200), "test": texts(12, 300)}
-
-
-def fetched(config: JobConfig, secret: Path, dest: Path, key: str) -> Path:
-    """A committed folder of the job, verified."""
-    fetch_folder(job_store(config, secret.parent), key, dest, None)
-    return dest
 
 
 def published_scores(config: JobConfig, secret: Path) -> EvaluationFile:
@@ -234,104 +232,6 @@ def test_progress_is_reported_by_us_alone(
     assert all(len(str(report.trainer_status.last_updated_time)) == len("2026-01-01T00:00:00Z") for report in reports)
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "micro_batch_size", "divisor", "expected"),
-    [(16, 16, 1, (16, 1)), (16, 4, 2, (2, 8)), (12, 9, 1, (6, 2)), (6, 2, 8, (1, 6)), (1, 16, 1, (1, 1))],
-)
-def test_a_smaller_micro_batch_keeps_the_batch(
-    batch_size: int, micro_batch_size: int, divisor: int, expected: tuple[int, int]
-) -> None:
-    from finetune_trainer.train import split_batch
-
-    assert split_batch(batch_size, micro_batch_size, divisor) == expected
-
-
-def test_accumulated_gradients_are_those_of_the_whole_batch(bucket: str, secret: Path, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file
-
-    rows = {"train": [row | {"completion": row["completion"] * (1 + i % 5)} for i, row in enumerate(colour_rows(32))]}
-    settings = training(batch_size=8, micro_batch_size=8, steps=4)
-    weights, losses = [], []
-    for divisor in (1, 8):
-        name = f"divided-by-{divisor}"
-        config = prepare_job(bucket, secret.parent, rows, name=name, adapter=LORA, settings=settings)
-        train_here(config, secret.parent, tmp_path / name, divisor)
-        folder = fetched(config, secret, tmp_path / f"{name}-adapter", "adapter")
-        weights.append(load_file(folder / "adapter_model.safetensors"))
-        losses.append([line["loss"] for line in metrics(config, secret)])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
-    for name, whole in weights[0].items():
-        assert whole == pytest.approx(weights[1][name], abs=2e-5), name
-
-
-def metrics(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl."""
-    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
-
-
-def test_packed_rows_do_not_see_each_other(bucket: str, secret: Path, tmp_path: Path) -> None:
-    """The first step's loss over all rows is the same, packed or not; then so are the masks and positions."""
-    rows, losses, norms = {"train": colour_rows(8)}, [], []
-    for packing in (False, True):
-        name = f"packing-{packing}".lower()
-        settings = training(steps=1, batch_size=8, micro_batch_size=8, packing=packing, max_length=128)
-        config = prepare_job(bucket, secret.parent, rows, name=name, adapter=LORA, settings=settings)
-        train_here(config, secret.parent, tmp_path / name)
-        [line] = metrics(config, secret)
-        losses.append(line["loss"])
-        norms.append(line["gradNorm"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
-
-
-def test_recomputed_activations_give_the_same_gradients(bucket: str, secret: Path, tmp_path: Path) -> None:
-    """Behind a frozen embedding nothing would learn, unless its output is made to ask for gradients."""
-    rows, found = {"train": colour_rows(8)}, []
-    for recompute in (False, True):
-        name = f"recompute-{recompute}".lower()
-        settings = training(steps=1, batch_size=8, micro_batch_size=8, gradient_checkpointing=recompute)
-        config = prepare_job(bucket, secret.parent, rows, name=name, adapter=LORA, settings=settings)
-        train_here(config, secret.parent, tmp_path / name)
-        [line] = metrics(config, secret)
-        found.append((line["loss"], line["gradNorm"]))
-    assert found[0] == pytest.approx(found[1], rel=1e-5)
-    assert found[1][1] > 0
-
-
-def test_gradients_of_a_quantised_base_survive_an_evaluation(bucket: str, secret: Path, tmp_path: Path) -> None:
-    """bitsandbytes repacks weights at a forward in eval mode on some CPUs; gradients after it were silently wrong."""
-    import torch
-
-    from finetune_stage.rows import open_output
-    from finetune_trainer.adapter import add_adapter
-    from finetune_trainer.inputs import read_inputs
-    from finetune_trainer.machine import Numerics
-    from finetune_trainer.model import fetch_base, load_base
-    from finetune_trainer.world import World
-
-    base = write_tiny_llama(tmp_path / "base", hidden_size=128)
-    config = prepare_job(bucket, secret.parent, ROWS, adapter=QLORA, base=base)
-    places = Places(secrets_dir=secret.parent, work_dir=tmp_path / "work")
-    inputs = read_inputs(open_output(config, places), places)
-    numerics = Numerics("cpu", bf16=True)
-    model = add_adapter(load_base(inputs, fetch_base(inputs, World()), numerics).model, QLORA, seed=1)
-    ids = torch.arange(4, 68).view(1, -1)
-
-    def gradients() -> torch.Tensor:
-        model.train()
-        model.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            model(input_ids=ids, labels=ids).loss.backward()
-        return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-
-    before = gradients()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-        model.eval()
-        model(input_ids=ids)
-    assert torch.count_nonzero(before)
-    assert torch.equal(gradients(), before)
-
-
 def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) -> None:
     """Prompts of unlike length, one by one and as a batch."""
     from finetune_trainer.batching import BATCH_TOKENS
@@ -363,80 +263,3 @@ def test_without_held_out_rows_a_gate_cannot_pass(bucket: str, secret: Path, tmp
     assert not trained.gate_passed
     assert trained.evaluation is not None
     assert all("no held-out rows" in result.message for result in trained.evaluation.gate or [])
-
-
-@pytest.mark.parametrize(
-    ("steps", "message"),
-    [
-        pytest.param(8, "the gradient norm became nan in step 2", id="a-logged-step"),
-        pytest.param(1000, "the gradient norm became nan in step 2", id="between-logged-steps"),
-    ],
-)
-def test_a_diverged_training_ends_at_once(bucket: str, secret: Path, tmp_path: Path, steps: int, message: str) -> None:
-    settings = training(
-        steps=steps,
-        checkpoint_every_steps=steps,
-        learning_rate=1e30,
-        scheduler="Constant",
-        warmup_ratio=0.0,
-        max_grad_norm=1e9,
-    )
-    config = prepare_job(bucket, secret.parent, ROWS, adapter=FULL, settings=settings)
-    with pytest.raises(Failure, match=message) as caught:
-        train_here(config, secret.parent, tmp_path / "work")
-    assert caught.value.reason is Reason.NON_FINITE_LOSS
-    assert not job_store(config, secret.parent).list("checkpoints/step-"), "its weights are lost"
-
-
-def test_running_out_of_memory_names_the_micro_batch(
-    bucket: str, secret: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    from finetune_trainer.methods.sft import SupervisedTrainer
-
-    def greedy(*_: Any, **__: Any) -> None:
-        torch.empty(2**50)
-
-    monkeypatch.setattr(SupervisedTrainer, "compute_loss", greedy)
-    config = prepare_job(bucket, secret.parent, ROWS)
-    with pytest.raises(Failure, match="a micro batch of 1 rows of up to 48 tokens") as caught:
-        train_here(config, secret.parent, tmp_path / "work", divisor=2)
-    assert caught.value.reason is Reason.OUT_OF_MEMORY
-
-
-def test_what_was_not_prepared_is_not_trained_on(bucket: str, secret: Path, tmp_path: Path) -> None:
-    config = prepare_job(bucket, secret.parent, ROWS)
-    job_store(config, secret.parent).put("data/train.jsonl", b'{"prompt": "other", "completion": "rows"}\n')
-    with pytest.raises(Failure, match=r"train\.jsonl has sha256") as caught:
-        train_here(config, secret.parent, tmp_path / "work")
-    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
-
-
-def test_unknown_target_modules_are_answered_with_the_known_ones(bucket: str, secret: Path, tmp_path: Path) -> None:
-    adapter = ResolvedAdapterSpec(type="LoRA", target_modules=("query",))
-    config = prepare_job(bucket, secret.parent, ROWS, adapter=adapter)
-    with pytest.raises(Failure, match=r"\['query'\].* down_proj, .*q_proj") as caught:
-        train_here(config, secret.parent, tmp_path / "work")
-    assert caught.value.reason is Reason.CONFIG_INVALID
-
-
-def test_a_base_that_lacks_weights_is_not_trained_on_random_ones(bucket: str, secret: Path, tmp_path: Path) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    base = write_tiny_llama(tmp_path / "base", tied=False)
-    weights = load_file(base / "model.safetensors")
-    del weights["lm_head.weight"]
-    save_file(weights, base / "model.safetensors", {"format": "pt"})
-    config = prepare_job(bucket, secret.parent, ROWS, base=base)
-    with pytest.raises(Failure, match=r"lack 1 of the weights .* config.json asks for, the first lm_head.weight"):
-        train_here(config, secret.parent, tmp_path / "work")
-
-
-def test_a_base_that_is_no_model_is_named(bucket: str, secret: Path, tmp_path: Path) -> None:
-    base = write_tiny_llama(tmp_path / "base")
-    (base / "model.safetensors").write_bytes(b"not safetensors")
-    config = prepare_job(bucket, secret.parent, ROWS, base=base)
-    with pytest.raises(Failure, match=f"{bucket}/base cannot be loaded") as caught:
-        train_here(config, secret.parent, tmp_path / "work")
-    assert caught.value.reason is Reason.MODEL_NOT_FOUND
