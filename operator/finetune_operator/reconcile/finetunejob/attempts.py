@@ -14,12 +14,14 @@ from finetune_operator.manifests.training import Attempt, attempt_name
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob import progress, records
 from finetune_operator.reconcile.finetunejob.cause import (
+    UNCOUNTED,
     Ending,
     ending,
     has_ended_by_itself,
     has_started,
     is_alive,
     is_over,
+    last_words,
 )
 from finetune_operator.reconcile.finetunejob.checks import backend_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
@@ -124,7 +126,7 @@ def _end_of(draft: Draft, record: Record) -> Ending | None:
     pods = pods_of(draft, record)
     if is_over(job) and not (pods and all(map(has_ended_by_itself, pods))):
         pods = draft.answer(ref_of(job)._replace(api_version="v1", kind="Pod")) or []
-    return None if draft.reads else ending(job, pods)
+    return None if draft.reads else ending(job, pods, records.remembered(record))
 
 
 def pods_of(draft: Draft, record: Record) -> list[Manifest]:
@@ -136,11 +138,18 @@ def pods_of(draft: Draft, record: Record) -> list[Manifest]:
 
 
 def close(draft: Draft, record: Record, end: Ending) -> Record:
-    """Write an attempt's end down, and what the next one makes of it."""
-    message = end.message
-    if end.reason == Reason.OUT_OF_MEMORY and record.stage == "Train":
-        message += progress.after_memory_ran_out(draft, record)
+    """Write an attempt's end down."""
+    message = end.message if end.message == record.message else _in_full(draft, record, end)
     return records.close(draft, record, str(end.reason or SUCCEEDED), message, counts=end.counts)
+
+
+def _in_full(draft: Draft, record: Record, end: Ending) -> str:
+    """What is said of an end, with what the next attempt makes of it."""
+    if end.reason == Reason.OUT_OF_MEMORY and record.stage == "Train":
+        return end.message + progress.after_memory_ran_out(draft, record)
+    if end.summary is None and end.reason in UNCOUNTED:
+        return end.message + progress.goes_on_from(draft, record)
+    return end.message
 
 
 def stop(draft: Draft, outcome: str, message: str) -> None:
@@ -163,6 +172,7 @@ def delete_jobs(draft: Draft) -> None:
 def _go_on(draft: Draft, record: Record) -> None:
     """The attempt runs, or is about to."""
     pods = pods_of(draft, record)
+    _listen(draft, record, pods)
     if has_started(pods):
         progress.running(draft, record, *ONGOING[record.stage])
         return
@@ -175,6 +185,15 @@ def _go_on(draft: Draft, record: Record) -> None:
         draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
         return
     _say(draft, record.stage, reason, message)
+
+
+def _listen(draft: Draft, record: Record, pods: list[Manifest]) -> None:
+    """Keep what a pod says that is being deleted; where another one has taken its place, nothing."""
+    heard = last_words(pods)
+    if heard is not None:
+        records.remember(draft, record, str(heard.reason), _in_full(draft, record, heard))
+    elif pods:
+        records.remember(draft, record, None, None)
 
 
 def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:

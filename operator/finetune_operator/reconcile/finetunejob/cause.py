@@ -1,10 +1,11 @@
 """How an attempt ended: from its Job and pod to a reason, a sentence, and whether another attempt can help.
 
-Read from containerStatuses and the termination message, never from logs.
+Read from containerStatuses and the termination message, never from logs. A pod that is deleted is gone before its Job's verdict;
+what it said while it went is remembered in its attempt's record.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -17,6 +18,8 @@ from finetune_operator.manifests.training import CONTAINER
 KILLED = 137
 TERMINATED = 143
 MESSAGE_LIMIT = 600
+UNCOUNTED = (Reason.INTERRUPTED, Reason.INFRASTRUCTURE)
+"""Ends that are no failure of the job."""
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 """Of the pods of an Indexed Job."""
 
@@ -34,7 +37,7 @@ class Ending:
     @property
     def counts(self) -> bool:
         """Whether it is the job's own failure, counted against maxRetries."""
-        return self.reason not in (None, Reason.INTERRUPTED, Reason.INFRASTRUCTURE)
+        return self.reason is not None and self.reason not in UNCOUNTED
 
     @property
     def can_retry(self) -> bool:
@@ -42,18 +45,51 @@ class Ending:
         return not self.counts or self.reason in RETRYABLE
 
 
-def ending(job: Manifest, pods: Sequence[Manifest]) -> Ending | None:
-    """How the attempt of this Job ended; None: it has not."""
+def ending(job: Manifest, pods: Sequence[Manifest], heard: Ending | None = None) -> Ending | None:
+    """How the attempt of this Job ended; None: it has not. ``heard`` is what a pod said that has been deleted since."""
     succeeded, failed = _condition(job, "Complete"), _condition(job, "Failed")
     if succeeded is None and failed is None:
         return None
     if succeeded is not None:
         return Ending(None, "Done.", _result(pods))
+    found = _seen(pods, failed or {})
+    return heard if heard is not None and found.reason in UNCOUNTED else found
+
+
+def last_words(pods: Sequence[Manifest]) -> Ending | None:
+    """How an attempt will have ended, where its pod is being deleted and has told; None where the Job will make another pod."""
     pod = _telling(pods)
     terminated = _terminated(pod)
-    if terminated is not None:
-        return _of_container(terminated)
-    return Ending(Reason.INFRASTRUCTURE, _lost(pod, failed or {}))
+    if pod is None or terminated is None or not terminated.get("exitCode"):
+        return None
+    return _of_pod(pod, terminated) if _is_deleted(pod) and not _is_disrupted(pod) else None
+
+
+def _is_deleted(pod: Manifest) -> bool:
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def _is_disrupted(pod: Manifest) -> bool:
+    """Evicted, preempted, drained: the Job's podFailurePolicy lets such a pod be replaced."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "DisruptionTarget" and each["status"] == "True" for each in conditions)
+
+
+def _seen(pods: Sequence[Manifest], failed: Manifest) -> Ending:
+    """The end of a failed attempt as its pods show it."""
+    pod = _telling(pods)
+    terminated = _terminated(pod)
+    if pod is None or terminated is None:
+        return Ending(Reason.INFRASTRUCTURE, _lost(pod, failed))
+    return _of_pod(pod, terminated)
+
+
+def _of_pod(pod: Manifest, terminated: Manifest) -> Ending:
+    """Its container's end, and why that came."""
+    end = _of_container(terminated)
+    if end.reason is Reason.INTERRUPTED and _is_deleted(pod):
+        return replace(end, message=f"The pod was deleted: {end.message}")
+    return end
 
 
 def _of_container(terminated: Manifest) -> Ending:
@@ -74,7 +110,9 @@ def _of_container(terminated: Manifest) -> Ending:
 
 def _lost(pod: Manifest | None, failed: Manifest) -> str:
     """The pod ended without its container saying how: evicted, node gone, deleted."""
-    status: Manifest = (pod or {}).get("status") or {}
+    if pod is None:
+        return "The pod was deleted, and was gone before it was seen how it ended."
+    status: Manifest = pod.get("status") or {}
     said = status.get("message") or failed.get("message") or "nothing is known"
     why = status.get("reason") or failed.get("reason") or "Unknown"
     return f"The pod was lost without a word ({why}: {said})"[:MESSAGE_LIMIT]

@@ -8,6 +8,7 @@ from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
+from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob.draft import Draft, parse_time, timestamp
 
 WRITE_SECONDS = 5.0
@@ -131,6 +132,15 @@ def after_memory_ran_out(draft: Draft, record: Record) -> str:
     if rows and divisor(draft, record) >= rows:
         return " A micro-batch of one row cannot be halved: the next attempt is made as this one was."
     return " The next attempt halves the micro-batch and accumulates twice as often."
+
+
+def goes_on_from(draft: Draft, record: Record) -> str:
+    """Where the next attempt begins, of a training that did not say so itself, as far as it has reported."""
+    last = draft.seen.report.report.checkpoints if draft.seen.report else None
+    step = max((each.step for each in last or draft.status.checkpoints or []), default=None)
+    if step is None or record.stage != "Train" or delegation(draft.job.spec) is not None:
+        return ""
+    return f" The next attempt goes on from step {step}, the newest checkpoint that was reported, or from a later one."
 
 
 def introduction(draft: Draft, record: Record) -> str:

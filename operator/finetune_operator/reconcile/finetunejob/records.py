@@ -1,7 +1,9 @@
 """The attempts as status.attempts has them: which there were, and how each ended."""
 
 from finetune_api.pods import Stage
+from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
+from finetune_operator.reconcile.finetunejob.cause import Ending
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 
 MAX_RECORDS = 32
@@ -41,6 +43,18 @@ def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: b
     closed = record.model_copy(update={"completion_time": timestamp(draft.now), **end})
     write_down(draft, closed)
     return closed
+
+
+def remember(draft: Draft, record: Record, outcome: str | None, message: str | None) -> None:
+    """Keep in an open attempt's record what its pod said while it is being deleted."""
+    said = {"outcome": outcome, "message": message and message[:1024]}
+    if said != {"outcome": record.outcome, "message": record.message}:
+        write_down(draft, record.model_copy(update=said))
+
+
+def remembered(record: Record) -> Ending | None:
+    """The reverse."""
+    return Ending(Reason(record.outcome), record.message or "") if record.outcome is not None else None
 
 
 def write_down(draft: Draft, record: Record) -> None:
