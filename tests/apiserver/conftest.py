@@ -1,4 +1,4 @@
-"""Tests against a real API server, that of KUBECONFIG; nothing is faked.
+"""Tests against a real API server, that of KUBECONFIG; nothing is faked, but that stages play the kubelet (see operator_process).
 
 The CustomResourceDefinitions are served under a group of their own for the session, so that neither a running operator
 nor an installed release meets the tests' objects: only the group's name differs from what the chart installs.
@@ -14,6 +14,7 @@ import yaml
 
 from demo.kubectl import GROUP, Kubectl
 from helm_release import Release, await_served, copied_chart
+from operator_process import Operator, Stage
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,6 +56,15 @@ def namespace(cluster: Kubectl) -> Iterator[Kubectl]:
     cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     yield cluster.within(name)
     cluster("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def stage(group: str, namespace: Kubectl, tmp_path: Path) -> Iterator[Stage]:
+    """A namespace with a running operator."""
+    operator = Operator(group, namespace, tmp_path / "operator.log")
+    operator.start()
+    yield Stage(namespace, group, operator)
+    operator.stop()
 
 
 @pytest.fixture
