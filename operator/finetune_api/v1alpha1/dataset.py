@@ -20,6 +20,11 @@ Format = Literal[
     "Classification",
 ]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+ROWS_URI = (
+    "self.uri.matches('^((s3|gs)://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
+    "uri is s3://bucket/key, gs://bucket/key or hf://datasets/owner/name/file",
+)
+"""The rule of every address of rows: what the prepare stage reads."""
 
 
 class ConfigMapSource(ApiModel):
@@ -56,10 +61,7 @@ class Source(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=cel(
             exactly_one("uri", "configMap", "persistentVolumeClaim"),
-            (
-                "!has(self.uri) || self.uri.matches('^((s3|gs)://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
-                "uri is s3://bucket/key, gs://bucket/key or hf://datasets/owner/name/file",
-            ),
+            (f"!has(self.uri) || {ROWS_URI[0]}", ROWS_URI[1]),
             ("!has(self.secretRef) || has(self.uri)", "secretRef belongs to a uri"),
         )
     )
@@ -123,14 +125,7 @@ class Mix(ApiModel):
 class Suite(ApiModel):
     """Texts of an evaluation; rows of any shape, of which all texts count."""
 
-    model_config = ConfigDict(
-        json_schema_extra=cel(
-            (
-                "self.uri.matches('^(s3://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
-                "uri is s3://bucket/key or hf://datasets/owner/name/file",
-            ),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=cel(ROWS_URI))
 
     name: ShortText
     """What the report calls it."""

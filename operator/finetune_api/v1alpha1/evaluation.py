@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field
 
 from finetune_api.model import ApiModel, ShortText, Uri, cel, exactly_one
+from finetune_api.v1alpha1.dataset import ROWS_URI
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_api.v1alpha1.reinforcement import JsonSchemaReward, RegexReward
 
@@ -47,14 +48,7 @@ SuiteMetric = Literal["Loss", "Perplexity", "ExactMatch", "TokenF1", "Bleu", "Ch
 class EvaluationSuite(ApiModel):
     """Rows of another task, which the tuned model must not unlearn: base and tuned model are compared on them too."""
 
-    model_config = ConfigDict(
-        json_schema_extra=cel(
-            (
-                "self.uri.matches('^(s3://[^/]+|gs://[^/]+|hf://datasets/[^/@]+/[^/]+)/.+')",
-                "uri is s3://bucket/key, gs://bucket/key or hf://datasets/owner/name/file",
-            ),
-        )
-    )
+    model_config = ConfigDict(json_schema_extra=cel(ROWS_URI))
 
     name: Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$")]
     """What gate and report call it."""
