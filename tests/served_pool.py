@@ -1,6 +1,6 @@
 """A server pod without Kubernetes: the real fetch, model server and gateway as processes beside a stand-in for the operator.
 
-Used by contract/test_gateway.py and benchmarks/serving.py. Base and adapters are made here and lie in a real S3 server.
+Used by contract/gateway and benchmarks/serving.py. Base and adapters are made here and lie in a real S3 server.
 """
 
 import json
@@ -19,17 +19,21 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from openai import OpenAI
+
 from finetune_api.artifacts import Manifest
 from finetune_api.pods import DesiredAdapter, DesiredPool, LoadedAdapter, PoolReport
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_storage import commit_folder, open_store
+from tiny_models import write_tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LORA_RANK = 16
 SECRET = SecretRef(name="s3")
 START_SECONDS = 180
 """Importing torch, transformers and PEFT takes most of it on a busy machine."""
+PROMPT, TOKENS = "green thing 7\nColour:", 8
 
 
 def free_port() -> int:
@@ -73,6 +77,34 @@ def expected_text(base: Path, adapter: Path | None, prompt: str, tokens: int) ->
     with torch.no_grad():
         made = model.generate(**given, max_new_tokens=tokens, do_sample=False)
     return str(tokenizer.decode(made[0, given["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+@dataclass
+class Made:
+    """Adapters on disk, and what each of them (and the base) says to PROMPT according to transformers and PEFT."""
+
+    base: Path
+    adapters: dict[str, Path]
+    texts: dict[str, str]
+
+
+def make_adapters(folder: Path) -> Made:
+    """Three of them on a tiny base."""
+    base = write_tiny_llama(folder / "base")
+    adapters = {
+        name: write_adapter(folder / name, base, seed=seed) for seed, name in enumerate(("red", "blue", "gold"), 1)
+    }
+    texts = {name: expected_text(base, adapter, PROMPT, TOKENS) for name, adapter in adapters.items()}
+    texts["base"] = expected_text(base, None, PROMPT, TOKENS)
+    assert len(set(texts.values())) == 4, f"all must differ, or the tests could not fail: {texts}"
+    return Made(base, adapters, texts)
+
+
+def said_by(client: OpenAI, model: str) -> str:
+    """The answer to PROMPT, after checking whose it is."""
+    answer = client.completions.create(model=model, prompt=PROMPT, max_tokens=TOKENS, temperature=0)
+    assert answer.model == model
+    return answer.choices[0].text
 
 
 @dataclass
