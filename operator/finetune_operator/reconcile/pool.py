@@ -18,6 +18,7 @@ from finetune_operator.manifests.serving import ServerPool
 from finetune_operator.plan import Controller, Key, Plan, Ref, Sources, ref_of
 from finetune_operator.reconcile import adapterdeployment_status, service_account
 from finetune_operator.reconcile.adapterdeployment import concerned
+from finetune_operator.reconcile.obstacles import PATIENCE_SECONDS
 from finetune_operator.reconcile.pool_members import KIND, Finding, Member, member, members, referenced_job, seated
 from finetune_operator.reconcile.pool_readiness import REPORT_WAIT, Pods, is_ready, trouble, verdict
 from finetune_operator.reconcile.pool_split import desired_split, named
@@ -25,8 +26,6 @@ from finetune_operator.settings import Settings
 
 OBJECTS = ("Deployment", "ConfigMap", "Service")
 """Kinds of the pool's own objects, all of the pool's name."""
-PATIENCE = timedelta(seconds=20)
-"""Before this, a pod that has not started is nothing to talk about."""
 LOOK_AGAIN_SECONDS = 10.0
 MAX_ASKED = 3
 """Pods whose Warning events are read; they all say the same."""
@@ -132,7 +131,8 @@ def service_ref(seen: Observation, member: Member) -> Ref:
 
 def late_pods(seen: Observation, now: datetime) -> Iterator[Ref]:
     """Pods whose Warning events may say why they do not come up."""
-    late = [pod for pod in seen.pods.all if not is_ready(pod) and now - created(pod) > PATIENCE]
+    patience = timedelta(seconds=PATIENCE_SECONDS)
+    late = [pod for pod in seen.pods.all if not is_ready(pod) and now - created(pod) > patience]
     if not seen.pods.ready:
         yield from (ref_of(pod)._replace(api_version="v1", kind="Event") for pod in late[:MAX_ASKED])
 

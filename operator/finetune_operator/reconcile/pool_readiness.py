@@ -4,13 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
 from finetune_api.pods import LoadedAdapter, PoolReport
 from finetune_api.reasons import ServingReason
 from finetune_api.v1alpha1.adapterdeployment import PodAdapter, ShareStatus
-from finetune_api.v1alpha1.finetunejob_status import JobError
 from finetune_operator.cache import Manifest
+from finetune_operator.reconcile.obstacles import newest_warning, obstacle
 from finetune_operator.reconcile.pool_members import Finding, Member
 from finetune_operator.reconcile.pool_split import is_applied, split_status, unanswered
 from finetune_operator.reports import Received
@@ -19,7 +17,6 @@ MAX_PODS = 64
 """Of status.pods."""
 REPORT_WAIT = timedelta(seconds=30)
 """After its start the operator knows no reports; until then the last Ready stays."""
-QUIET = {"ContainerCreating", "PodInitializing"}
 
 
 @dataclass(frozen=True)
@@ -135,43 +132,5 @@ def trouble(deployment: Manifest | None, pods: Sequence[Manifest], warnings: Seq
     for condition in ((deployment or {}).get("status") or {}).get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             return f"The pod cannot be created: {condition.get('message')}"
-    for pod in pods:
-        if not is_ready(pod) and (said := pod_trouble(pod)):
-            return f"Pod {name_of(pod)}: {said}"
-    newest = max(
-        warnings, key=lambda event: str(event.get("lastTimestamp") or event.get("eventTime") or ""), default=None
-    )
-    return (
-        f"{newest['involvedObject']['kind']} {newest['involvedObject']['name']}: {newest['message']}"
-        if newest
-        else None
-    )
-
-
-def pod_trouble(pod: Manifest) -> str | None:
-    """What keeps a pod from starting, in the words of whoever noticed."""
-    status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        state = container.get("state") or {}
-        waiting = state.get("waiting") or {}
-        ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-        if waiting.get("reason") in (None, *QUIET) and ended.get("exitCode", 0) == 0:
-            continue
-        said = last_words(ended) or waiting.get("message") or waiting.get("reason")
-        return f"container {container['name']} ({container['image']}): {said}"
-    for condition in status.get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"cannot be scheduled: {condition.get('message')}"
-    return None
-
-
-def last_words(ended: Manifest) -> str | None:
-    """How a container ended: its own message, or its exit code."""
-    if ended.get("exitCode", 0) == 0:
-        return None
-    try:
-        error = JobError.model_validate_json(ended.get("message") or "")
-    except ValidationError:
-        why = "killed for using more memory than its limit" if ended.get("reason") == "OOMKilled" else "exited"
-        return f"{why} with code {ended['exitCode']}"
-    return f"{error.code}: {error.message}"
+    found = obstacle([pod for pod in pods if not is_ready(pod)]) or newest_warning(warnings)
+    return found.message if found else None

@@ -52,13 +52,18 @@ def test_warnings_of_job_and_pod_are_read_after_20_s() -> None:
     world = World(a_job())
     world.prepared()
     uid = world.get("Job", TRAIN)["metadata"]["uid"]
-    warning = {"reason": "FailedCreate", "message": "exceeded quota", "involvedObject": {"kind": "Job"}, "metadata": {}}
+    warning = {
+        "reason": "FailedCreate",
+        "message": "exceeded quota",
+        "involvedObject": {"kind": "Job", "name": TRAIN},
+        "metadata": {},
+    }
     world.on_demand["Event", uid] = [warning]
     assert "exceeded quota" not in message(world.settle(), "Running")
     world.wait(21)
     status = world.settle()
     assert condition(status, "Running") == ("False", "FailedCreate")
-    assert message(status, "Running") == "Job: exceeded quota"
+    assert message(status, "Running") == f"Job {TRAIN}: exceeded quota"
     assert status["state"] == "Starting"
 
 
@@ -76,8 +81,11 @@ def unscheduled(reason: str) -> dict[str, Any]:
     [
         pytest.param({"containerStatuses": [
             {"name": "trainer", "image": "trainer", "state": waiting(UNHEARD_OF)},
-        ]}, "Image trainer: back-off", id="a container runtime's"),
-        pytest.param(unscheduled(UNHEARD_OF), "0/3 nodes are available", id="a scheduler's"),
+        ]}, "container trainer (trainer): back-off", id="a container runtime's"),
+        pytest.param({"initContainerStatuses": [
+            {"name": "proxy", "image": "mesh:1", "state": waiting(UNHEARD_OF)},
+        ]}, "container proxy (mesh:1): back-off", id="of a container that a mesh has put before ours"),
+        pytest.param(unscheduled(UNHEARD_OF), "cannot be scheduled: 0/3 nodes are available", id="a scheduler's"),
     ],
 )  # fmt: skip
 def test_a_word_that_can_be_no_reason_is_said_in_the_sentence(state: dict[str, Any], says: str) -> None:
@@ -87,19 +95,19 @@ def test_a_word_that_can_be_no_reason_is_said_in_the_sentence(state: dict[str, A
     world.put({**pod, "status": {"phase": "Pending", **state}})
     status = world.settle()
     assert condition(status, "Running") == ("False", "NotStarting")
-    assert message(status, "Running").startswith(f"{UNHEARD_OF}: {says}")
+    assert message(status, "Running").startswith(f"{UNHEARD_OF}: Pod {TRAIN}-pod: {says}")
 
 
 @pytest.mark.parametrize("reason", [{"reason": UNHEARD_OF}, {}], ids=["no word for a reason", "none at all"])
 def test_an_events_reason_need_be_none_of_ours(reason: dict[str, str]) -> None:
     world = World(a_job())
     world.prepared()
-    warning = {**reason, "message": "denied", "involvedObject": {"kind": "Job"}, "metadata": {}}
+    warning = {**reason, "message": "denied", "involvedObject": {"kind": "Job", "name": TRAIN}, "metadata": {}}
     world.on_demand["Event", world.get("Job", TRAIN)["metadata"]["uid"]] = [warning]
     world.wait(21)
     status = world.settle()
     assert condition(status, "Running") == ("False", "NotStarting")
-    assert message(status, "Running").endswith("Job: denied")
+    assert message(status, "Running").endswith(f"Job {TRAIN}: denied")
 
 
 def test_a_providers_state_need_be_none_of_ours() -> None:

@@ -29,12 +29,11 @@ from finetune_operator.reconcile.finetunejob.records import SUCCEEDED, SUSPENDED
 from finetune_operator.reconcile.finetunejob.start import frozen_config
 from finetune_operator.reconcile.finetunejob.waiting import (
     ABOUT_TO_START,
-    PATIENCE_SECONDS,
-    PULL_FAILURES,
     PULL_SECONDS,
     pulling_seconds,
     why_not_started,
 )
+from finetune_operator.reconcile.obstacles import PATIENCE_SECONDS, PULL_FAILURES
 
 MAX_RETRIES = 3
 MAX_LOST = 5
