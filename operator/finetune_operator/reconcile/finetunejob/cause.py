@@ -180,6 +180,11 @@ def is_over(job: Manifest) -> bool:
     return _condition(job, "Complete") is not None or _condition(job, "Failed") is not None
 
 
+def has_failed(job: Manifest) -> bool:
+    """Whether that verdict is a failure."""
+    return _condition(job, "Failed") is not None
+
+
 def has_ended_by_itself(pod: Manifest) -> bool:
     """Whether the pod's container has said how it ended."""
     return _terminated(pod) is not None

@@ -1,4 +1,4 @@
-"""The finalizer of delegated jobs: set before anything runs, taken away by :mod:`finetune_operator.reconcile.finetunejob.provider`."""
+"""The finalizer of delegated jobs: set before anything runs, taken away by :mod:`finetune_operator.reconcile.finetunejob.release`."""
 
 from finetune_api import API_VERSION
 from finetune_operator.cache import Manifest

@@ -6,14 +6,13 @@ from finetune_api.conditions import find
 from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
 from finetune_operator.plan import ref_of
-from finetune_operator.reconcile.finetunejob import attempts, records
+from finetune_operator.reconcile.finetunejob import attempts, records, release
 from finetune_operator.reconcile.finetunejob.checks import (
     deploy_can_be_served,
     deploy_leaves_the_base_out,
     first_finding,
 )
 from finetune_operator.reconcile.finetunejob.draft import Draft
-from finetune_operator.reconcile.finetunejob.provider import release
 
 CREATED = "Created"
 READING_SECONDS = 300.0
@@ -27,7 +26,7 @@ def finished(draft: Draft) -> bool:
     attempts.delete_jobs(draft)
     if draft.holds(Stage.COMPLETE) and draft.status.artifact is not None:  # a dry run has none
         deploy(draft)
-    release(draft)
+    release.at_end(draft)
     _expire(draft)
     return True
 

@@ -17,7 +17,7 @@ from finetune_operator.cache import UPSTREAM, named_by
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.plan import Plan, StatusWrite, ref_of
 from finetune_operator.reconcile import unreadable
-from finetune_operator.reconcile.finetunejob import earlier, finish, provider, stages, start
+from finetune_operator.reconcile.finetunejob import earlier, finish, release, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
 from finetune_operator.reconcile.finetunejob.draft import MESSAGE_LIMIT, Draft, timestamp
 from finetune_operator.reconcile.finetunejob.finalizer import is_held
@@ -48,11 +48,11 @@ def reconcile(seen: Observation, now: datetime) -> Plan:
         job = FineTuneJob.model_validate(seen.body)
     except ValidationError as error:
         if is_going:
-            return provider.release_unread(seen.body, unreadable.fields(error))
+            return release.unread(seen.body, unreadable.fields(error))
         return _unreadable(seen, error, now)
     draft = Draft(seen, now, job, job.status or FineTuneJobStatus())
     if is_going:
-        provider.release(draft)
+        release.at_end(draft)
         return draft.plan() if is_held(seen.body) else Plan()
     draft.update(method=_method(job.spec), backend=backend_of(job.spec), base=_base(draft))
     any(step(draft) for step in STEPS)

@@ -4,7 +4,7 @@ from finetune_api.pods import Stage
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_operator.reconcile.finetunejob.cause import Ending
-from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
+from finetune_operator.reconcile.finetunejob.draft import MESSAGE_LIMIT, Draft, timestamp
 
 MAX_RECORDS = 32
 SUCCEEDED = "Succeeded"
@@ -39,7 +39,7 @@ def succeeded_at(draft: Draft, stage: Stage) -> str | None:
 
 def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: bool) -> Record:
     """Write an attempt's end down."""
-    end = {"outcome": outcome, "message": message[:1024], "counts": counts}
+    end = {"outcome": outcome, "message": message[:MESSAGE_LIMIT], "counts": counts}
     closed = record.model_copy(update={"completion_time": timestamp(draft.now), **end})
     write_down(draft, closed)
     return closed
@@ -47,7 +47,7 @@ def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: b
 
 def remember(draft: Draft, record: Record, outcome: str | None, message: str | None) -> None:
     """Keep in an open attempt's record what its pod said while it is being deleted."""
-    said = {"outcome": outcome, "message": message and message[:1024]}
+    said = {"outcome": outcome, "message": message and message[:MESSAGE_LIMIT]}
     if said != {"outcome": record.outcome, "message": record.message}:
         write_down(draft, record.model_copy(update=said))
 

@@ -9,7 +9,7 @@ from finetune_operator.reconcile.finetunejob.cause import is_alive
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.start import frozen_config
 
-DRY_RUN = "DryRun"
+SHOWN = "DryRun"
 """Reason of a Complete job that sent nothing."""
 BESIDES = ("skipped_batch", "tracking_error")
 """Sentences of a training that went well all the same; in the status, and at the end of that of Complete."""
@@ -107,7 +107,7 @@ def _take_shown(draft: Draft, summary: Summary | None) -> None:
     """A dry run did what it was made for: the job is Complete, without an artifact."""
     shown = summary.shown if summary else None
     request = f"The request would be: {shown.message}" if shown else "The pod's log has the request."
-    draft.succeed(f"Dry run, nothing was sent. {request}", reason=DRY_RUN)
+    draft.succeed(f"Dry run, nothing was sent. {request}", reason=SHOWN)
 
 
 def _take_trained(draft: Draft, result: Trained) -> None:

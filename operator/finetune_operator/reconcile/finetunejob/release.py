@@ -9,7 +9,7 @@ from finetune_operator.cache import Manifest
 from finetune_operator.manifests.delegate import CANCEL_SECONDS, cancel_config, cancel_job, cancel_name
 from finetune_operator.plan import Event, Plan, Ref, ref_of
 from finetune_operator.reconcile.finetunejob import attempts, records
-from finetune_operator.reconcile.finetunejob.cause import is_alive, is_over
+from finetune_operator.reconcile.finetunejob.cause import has_failed, is_alive, is_over
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.finalizer import finalizers, is_held
 from finetune_operator.reconcile.finetunejob.start import frozen_config
@@ -19,7 +19,7 @@ LOOK_AGAIN_SECONDS = 5.0
 CANCEL_FAILED = "ProviderCancelFailed"
 
 
-def release(draft: Draft) -> None:
+def at_end(draft: Draft) -> None:
     """The job has ended or is being deleted: cancel at the provider what may run there, then let go."""
     if not is_held(draft.seen.body):
         return
@@ -28,7 +28,7 @@ def release(draft: Draft) -> None:
         draft.apply.append(finalizers(draft.seen.body, []))
 
 
-def release_unread(body: Manifest, fields: str) -> Plan:
+def unread(body: Manifest, fields: str) -> Plan:
     """One that is being deleted and cannot be read: nobody knows how to cancel, so it is said, and let go."""
     if not is_held(body):
         return Plan()
@@ -45,7 +45,7 @@ def _cancelled(draft: Draft) -> bool:
     """Whether the provider was told, or there was time enough to, or nobody can be sent any more."""
     job = draft.seen.jobs.get(cancel_name(draft.name, draft.uid))
     if job is not None and is_over(job):
-        if _has_failed(job):
+        if has_failed(job):
             _warn(draft, "the Job that cancels it has failed")
         return True
     since = draft.seen.body["metadata"].get("deletionTimestamp") or draft.status.completion_time
@@ -86,8 +86,3 @@ def _warn(draft: Draft, why: str) -> None:
 
 def _may_run(name: str | None, why: str) -> str:
     return f"The provider's job {name or 'of this FineTuneJob'} may still run: {why}. Look there, and cancel it."
-
-
-def _has_failed(job: Manifest) -> bool:
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(each["type"] == "Failed" and each["status"] == "True" for each in conditions)
