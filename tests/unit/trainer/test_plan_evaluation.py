@@ -4,15 +4,14 @@ from typing import Any
 
 import pytest
 
+import plan_builders
 from finetune_api.matrix import SAMPLING_METHODS
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.choices import Choices
 from finetune_trainer.data.measuring import Lengths
-from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.sampling import filled_in
 from finetune_trainer.sizing import Situation
@@ -22,25 +21,14 @@ REWARDED = {"rewards": [{"length": {"maxTokens": 9}}], "maxNewTokens": 9}
 
 def lengths(rows: int, answer: int = 2) -> Lengths:
     """Rows whose last tokens are the answer."""
-    found = Lengths()
-    for _ in range(rows):
-        found.add(Example([0] * (answer + 8), [IGNORED] * 8 + [1] * answer))
-    return found
+    return plan_builders.lengths(*[8 + answer] * rows, answer=answer)
 
 
 def plan(
     held_out: Lengths, positions: int | None = None, method: str = "sft", **evaluation: Any
 ) -> tuple[EvaluationSpec, dict[str, str]]:
     """The evaluation, and why each value was taken."""
-    spec = FineTuneJobSpec.model_validate(
-        {
-            "baseModel": {"uri": "s3://models/base"},
-            "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
-            "method": {method: REWARDED if method in SAMPLING_METHODS else {}},
-            "evaluation": evaluation,
-            "output": {"uri": "s3://models"},
-        }
-    )
+    spec = plan_builders.a_spec(method={method: REWARDED if method in SAMPLING_METHODS else {}}, evaluation=evaluation)
     base, choices = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=False), Choices()
     spec = filled_in(spec, positions, choices)
     found = resolved_evaluation(Situation(spec, base, {"train": lengths(9), "test": held_out}), choices)

@@ -4,38 +4,22 @@ from typing import Any
 
 import pytest
 
+import plan_builders
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding
-from finetune_trainer.base_model import BaseFacts
-from finetune_trainer.data.measuring import Lengths
-from finetune_trainer.encode import Example
-from finetune_trainer.plan import Choices, Plan, Situation, answers_only, decide
+from finetune_trainer.plan import Plan, answers_only
+from plan_builders import lengths
 
 
 def a_spec(grpo: dict[str, Any] | None = None, **members: Any) -> FineTuneJobSpec:
-    default = {
-        "baseModel": {"uri": "s3://models/base"},
-        "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
-        "output": {"uri": "s3://models"},
-        "method": {"grpo": {"rewards": [{"exactMatch": {}}]} | (grpo or {})},
-    }
-    return FineTuneJobSpec.model_validate(default | members)
-
-
-def rows(count: int, tokens: int = 50) -> Lengths:
-    found = Lengths()
-    for _ in range(count):
-        found.add(Example(list(range(tokens)), list(range(tokens))))
-    return found
+    return plan_builders.a_spec(**({"method": {"grpo": {"rewards": [{"exactMatch": {}}]} | (grpo or {})}} | members))
 
 
 def plan(spec: FineTuneJobSpec, count: int = 100, positions: int | None = 2048) -> tuple[Plan, dict[str, str]]:
-    choices = Choices()
-    base = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=False)
-    found = decide(Situation(spec, base, {"train": rows(count), "test": rows(10)}), choices)
-    return found, {choice.field: choice.value for choice in choices.made}
+    """For so many rows of 50 tokens, all of them learned."""
+    train, test = (lengths(*[50] * rows, answer=50) for rows in (count, 10))
+    return plan_builders.plan(spec, positions, train=train, test=test)
 
 
 def test_what_is_left_out_is_decided_and_shown() -> None:

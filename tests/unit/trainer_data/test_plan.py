@@ -9,43 +9,14 @@ import pytest
 from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary
 from finetune_api.reasons import EXIT_CODES, Failure, Reason
 from finetune_api.v1alpha1.evaluation import GenerationSpec
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import Choice, DatasetStatus, JobError, PlanStatus, ResolvedBaseModel
 from finetune_stage.outcome import exit_code, failed, termination_message
 from finetune_trainer.base_model import BaseFacts, stateful_layers
-from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.packing import sequence_count
-from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.memory import LINEARS, Shape
 from finetune_trainer.plan import Choices, Plan, decide
 from finetune_trainer.sizing import Situation
-
-
-def a_spec(**members: Any) -> FineTuneJobSpec:
-    default = {
-        "baseModel": {"uri": "s3://models/base"},
-        "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
-        "output": {"uri": "s3://models"},
-    }
-    return FineTuneJobSpec.model_validate(default | members)
-
-
-def lengths(*rows: int, answer: int = 2) -> Lengths:
-    """Rows of so many tokens, the last ``answer`` of them learned."""
-    found = Lengths()
-    for row in rows:
-        found.add(Example(list(range(row)), [IGNORED] * (row - answer) + [1] * answer))
-    return found
-
-
-def plan(
-    spec: FineTuneJobSpec, positions: int | None = 2048, random: bool = False, **splits: Lengths
-) -> tuple[Plan, dict]:
-    choices = Choices()
-    base = BaseFacts(ResolvedBaseModel(), positions, is_large=False, random=random)
-    found = decide(Situation(spec, base, {"train": lengths(*[50] * 100), **splits}), choices)  # type: ignore[dict-item]
-    return found, {choice.field: choice.value for choice in choices.made}
-
+from plan_builders import a_spec, lengths, plan
 
 CPT = {"method": {"cpt": {}}}
 
