@@ -4,24 +4,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Columns
-from finetune_trainer.data.findings import Broken
-from finetune_trainer.data.formats import canonical
+from canonical_rows import broken, prepared
 
 CHAT = [{"role": "user", "content": "2 and 2?"}, {"role": "assistant", "content": "4"}]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
 TOOL = {"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}
-
-
-def prepared(row: dict[str, Any], format_: Any) -> dict[str, Any]:
-    return canonical(row, format_, Columns(), frozenset())
-
-
-def broken(row: dict[str, Any], format_: Any = "Messages") -> tuple[str, str]:
-    """Field and found."""
-    with pytest.raises(Broken) as caught:
-        prepared(row, format_)
-    return caught.value.field, caught.value.found
 
 
 def calling(**function: Any) -> dict[str, Any]:
@@ -68,7 +55,7 @@ class TestTools:
         ],
     )
     def test_what_no_template_can_render_is_named(self, row: dict[str, Any], field: str, found: str) -> None:
-        assert broken(row) == (field, found)
+        assert broken(row, "Messages") == (field, found)
 
 
 class TestShareGPT:

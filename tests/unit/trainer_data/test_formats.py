@@ -4,18 +4,9 @@ from typing import Any
 
 import pytest
 
+from canonical_rows import broken, prepared
 from finetune_api.v1alpha1.dataset import Columns
-from finetune_trainer.data.findings import Broken
-from finetune_trainer.data.formats import canonical, foreign_columns, tell
-
-NO_COLUMNS = Columns()
-
-
-def broken(row: dict[str, Any], format_: Any, labels: frozenset[str] = frozenset()) -> tuple[str, str, str]:
-    """Field, found and expected of a row that cannot be used."""
-    with pytest.raises(Broken) as caught:
-        canonical(row, format_, NO_COLUMNS, labels)
-    return caught.value.field, caught.value.found, caught.value.expected
+from finetune_trainer.data.formats import foreign_columns, tell
 
 
 @pytest.mark.parametrize(
@@ -40,7 +31,7 @@ def broken(row: dict[str, Any], format_: Any, labels: frozenset[str] = frozenset
     ],
 )
 def test_a_format_is_told_by_its_fields(row: dict[str, Any], method: str, format_: str | None) -> None:
-    assert tell(row, NO_COLUMNS, method) == format_
+    assert tell(row, Columns(), method) == format_
 
 
 def test_renamed_columns_mean_prompt_and_completion_before_alpaca() -> None:
@@ -54,10 +45,10 @@ def test_columns_of_another_format_are_named() -> None:
 
 
 def test_alpaca_becomes_prompt_and_completion() -> None:
-    row = canonical({"instruction": "Add.", "input": "", "output": "2"}, "Alpaca", NO_COLUMNS, frozenset())
+    row = prepared({"instruction": "Add.", "input": "", "output": "2"}, "Alpaca")
     assert row["prompt"].endswith("### Instruction:\nAdd.\n\n### Response:\n")
     assert row["completion"] == "2"
-    row = canonical({"instruction": "{Add}", "input": "1 {1}", "output": "2"}, "Alpaca", NO_COLUMNS, frozenset())
+    row = prepared({"instruction": "{Add}", "input": "1 {1}", "output": "2"}, "Alpaca")
     assert "### Instruction:\n{Add}\n\n### Input:\n1 {1}\n\n### Response:\n" in row["prompt"]
 
 
@@ -66,7 +57,7 @@ def test_other_fields_of_a_row_are_left_out() -> None:
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "name": None}],
         "id": 1,
     }
-    assert canonical(chat, "Messages", NO_COLUMNS, frozenset()) == {
+    assert prepared(chat, "Messages") == {
         "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     }
 
@@ -94,10 +85,10 @@ def test_other_fields_of_a_row_are_left_out() -> None:
     ],
 )
 def test_a_broken_row_says_where_and_what(row: dict[str, Any], format_: str, field: str, found: str) -> None:
-    assert broken(row, format_)[:2] == (field, found)
+    assert broken(row, format_) == (field, found)
 
 
 def test_labels_ignore_white_space_around_the_answer() -> None:
     labels = frozenset({"red", "blue"})
-    canonical({"prompt": "a", "completion": " red\n"}, "PromptCompletion", NO_COLUMNS, labels)
+    prepared({"prompt": "a", "completion": " red\n"}, "PromptCompletion", labels)
     assert broken({"prompt": "a", "completion": "green"}, "PromptCompletion", labels)[0] == "completion"

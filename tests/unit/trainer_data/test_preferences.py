@@ -4,34 +4,22 @@ from typing import Any
 
 import pytest
 
-from finetune_api.v1alpha1.dataset import Columns
-from finetune_trainer.data.findings import Broken
-from finetune_trainer.data.formats import canonical, prepared_format, prepared_rows
+from canonical_rows import broken, prepared
+from finetune_trainer.data.formats import prepared_format, prepared_rows
 
 ASK = {"role": "user", "content": "2 and 2?"}
 RIGHT = {"role": "assistant", "content": "4"}
 WRONG = {"role": "assistant", "content": "5"}
 
 
-def prepared(row: dict[str, Any], format_: Any = "Preference") -> dict[str, Any]:
-    return canonical(row, format_, Columns(), frozenset())
-
-
-def broken(row: dict[str, Any], format_: Any = "Preference") -> tuple[str, str]:
-    """Field and found."""
-    with pytest.raises(Broken) as caught:
-        prepared(row, format_)
-    return caught.value.field, caught.value.found
-
-
 class TestPreference:
     def test_an_explicit_prompt_stays(self) -> None:
         row = {"prompt": "2 and 2? ", "chosen": "4", "rejected": "5"}
-        assert prepared({**row, "score": 1}) == row
+        assert prepared({**row, "score": 1}, "Preference") == row
 
     def test_a_shared_beginning_becomes_the_prompt_without_cutting_words(self) -> None:
         row = {"chosen": "Two and two is forty-four minus 40.", "rejected": "Two and two is forty."}
-        assert prepared(row) == {
+        assert prepared(row, "Preference") == {
             "prompt": "Two and two is",
             "chosen": " forty-four minus 40.",
             "rejected": " forty.",
@@ -40,19 +28,19 @@ class TestPreference:
     def test_a_dialogue_is_cut_after_its_last_turn(self) -> None:
         said = "\n\nHuman: 2 and 2?\n\nAssistant: It is 4.\n\nHuman: Sure?\n\nAssistant:"
         row = {"chosen": f"{said} I am sure.", "rejected": f"{said} I am not."}
-        assert prepared(row) == {"prompt": said, "chosen": " I am sure.", "rejected": " I am not."}
+        assert prepared(row, "Preference") == {"prompt": said, "chosen": " I am sure.", "rejected": " I am not."}
 
     @pytest.mark.parametrize("prompt", [None, "2 and 2?", [ASK]])
     def test_whole_conversations_are_cut_where_they_part(self, prompt: Any) -> None:
         row = {"chosen": [ASK, RIGHT], "rejected": [ASK, WRONG]}
         expected = {"prompt": [ASK], "chosen": [RIGHT], "rejected": [WRONG]}
-        assert prepared(row if prompt is None else row | {"prompt": prompt}) == expected
+        assert prepared(row if prompt is None else row | {"prompt": prompt}, "Preference") == expected
 
     @pytest.mark.parametrize("prompt", ["2 and 2?", [ASK]])
     @pytest.mark.parametrize("sides", [([RIGHT], [WRONG]), ("4", "5")])
     def test_messages_and_texts_may_be_mixed(self, prompt: Any, sides: Any) -> None:
         chosen, rejected = sides
-        row = prepared({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        row = prepared({"prompt": prompt, "chosen": chosen, "rejected": rejected}, "Preference")
         if prompt == "2 and 2?" and chosen == "4":
             assert row == {"prompt": "2 and 2?", "chosen": "4", "rejected": "5"}
         else:
@@ -107,7 +95,7 @@ class TestPreference:
         ],
     )  # fmt: skip
     def test_a_broken_pair_says_where(self, row: dict[str, Any], field: str, found: str) -> None:
-        assert broken(row) == (field, found)
+        assert broken(row, "Preference") == (field, found)
 
 
 class TestUnpaired:
@@ -125,7 +113,7 @@ class TestUnpaired:
         assert broken({"prompt": "a", "completion": "b", "label": label}, "Unpaired")[0] == "label"
 
     def test_kto_learns_from_each_side_of_a_preference(self) -> None:
-        row = prepared({"prompt": "a", "chosen": "b", "rejected": "c"})
+        row = prepared({"prompt": "a", "chosen": "b", "rejected": "c"}, "Preference")
         assert prepared_rows(row, "Preference", "kto") == [
             {"prompt": "a", "completion": "b", "label": True},
             {"prompt": "a", "completion": "c", "label": False},
