@@ -6,7 +6,6 @@ Object storage is a folder; what the gateway does with the real one is a contrac
 import asyncio
 import json
 import shutil
-import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from finetune_gateway import report as reporting
 from finetune_gateway.app import run
 from finetune_gateway.report import ReportServer
 from finetune_gateway.wiring import Settings
+from ports import free_port
 
 BASE_URI = "s3://models/base"
 
@@ -216,12 +216,6 @@ def fetch_from(folder: Path) -> Callable[[DesiredAdapter, Path, Path], Manifest]
         return Manifest.model_validate_json((dest / "manifest.json").read_bytes())
 
     return fetch
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @asynccontextmanager

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from builders import a_job
 from demo.kubectl import Kubectl, Object, wait_until
 from finetune_api import pods
+from ports import free_port
 
 ROOT = Path(__file__).parents[1]
 START = """
@@ -31,13 +32,6 @@ from finetune_operator.__main__ import main
 main()
 """
 NOWHERE = {"kubernetes": {"pod": {"nodeSelector": {"finetune.dev/no-such-node": "true"}}}}
-
-
-def free_port() -> int:
-    """A port nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 class Line:

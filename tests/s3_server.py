@@ -6,7 +6,6 @@ Used by the fixtures in contract/conftest.py; a test that needs a server of its 
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 import boto3
 from botocore.config import Config
+
+from ports import free_ports
 
 IDENTITIES = {
     "admin": ["Admin", "Read", "Write", "List", "Tagging"],
@@ -41,7 +42,7 @@ class S3Server:
     """A running server; it can be stopped and started again with its data."""
 
     folder: Path
-    ports: dict[str, int] = field(default_factory=lambda: dict(zip(_port_names(), _free_ports(8), strict=True)))
+    ports: dict[str, int] = field(default_factory=lambda: dict(zip(_port_names(), free_ports(8), strict=True)))
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -160,14 +161,3 @@ def _identities() -> dict[str, Any]:
 
 def _port_names() -> list[str]:
     return [f"{service}.port{suffix}" for service in SERVICES for suffix in ("", ".grpc")]
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()

@@ -6,7 +6,6 @@ Used by contract/gateway and benchmarks/serving.py. Base and adapters are made h
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from finetune_api.pods import DesiredAdapter, DesiredPool, LoadedAdapter, PoolRe
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_storage import commit_folder, open_store
+from ports import free_port
 from tiny_models import write_tiny_llama
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,12 +34,6 @@ SECRET = SecretRef(name="s3")
 START_SECONDS = 180
 """Importing torch, transformers and PEFT takes most of it on a busy machine."""
 PROMPT, TOKENS = "green thing 7\nColour:", 8
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def write_adapter(folder: Path, base: Path, *, seed: int, rank: int = 4, **config: Any) -> Path:

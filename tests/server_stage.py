@@ -5,7 +5,6 @@ What must be answered is computed by a fresh PEFT model with that adapter alone,
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from openai import OpenAI
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from ports import free_port
 from tiny_models import write_tiny_llama
 
 ROOT = Path(__file__).parents[1]
@@ -134,9 +134,7 @@ def start(*flags: str) -> "subprocess.Popen[str]":
 @contextmanager
 def running_server(models: Models, *flags: str) -> Iterator[ServerProcess]:
     """Start, wait for /health, stop at the end."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     process = start("--model", str(models.base), "--adapter-root", str(models.adapters), "--port", str(port), *flags)
     try:
         url = f"http://127.0.0.1:{port}"
