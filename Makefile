@@ -88,7 +88,7 @@ endif
 install: venv images  ## install the chart with the quick-start object store
 	$(ON_CLUSTER) $(PY) -m demo --images "$$IMAGES" --install-only
 
-LONGEST := tests/apiserver/test_finetunejob.py tests/apiserver/test_operator.py
+LONGEST := tests/apiserver/test_operator.py tests/apiserver/test_pod_faults.py
 apiserver: install  ## tests on the real API server
 	$(ON_CLUSTER) $(PY) -m pytest -m apiserver -n 3 --dist loadfile --no-loadscope-reorder $(LONGEST) \
 	  $(filter-out $(LONGEST),$(wildcard tests/apiserver/test_*.py)) tests/test_chart.py tests/test_readme.py

@@ -1,4 +1,4 @@
-"""The operator among others on a real API server: quotas, refused jobs, reports of strangers, a cut line, many jobs at once."""
+"""The operator's process on a real API server: killed at every stage, cut off, told what is untrue, given many jobs at once."""
 
 import time
 from pathlib import Path
@@ -13,16 +13,72 @@ from operator_process import NOWHERE, Line, Stage, calls
 pytestmark = pytest.mark.apiserver
 
 
-def test_a_quota_that_leaves_no_pod_is_said(stage: Stage) -> None:
-    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
-    stage.kubectl.apply(quota)
+def test_a_job_completes_though_the_operator_is_killed_at_every_stage(stage: Stage) -> None:
+    stage.operator.kill()
     stage.apply()
-    said = stage.when(
-        "the quota is named",
-        lambda job: "exceeded quota" in (condition(job, "DataValidated") or {}).get("message", ""),
-        seconds=60,
+    stage.operator.start()
+    stage.pod("Prepare")
+    stage.operator.kill()
+    stage.end("Prepare", message=a_summary("Prepare"))
+    stage.operator.start()
+    stage.run("Train")
+    stage.when("Running", lambda job: is_true(job, "Running"))
+    stage.operator.restart()
+    stage.end("Train", message=a_summary("Train"))
+    stage.operator.restart()
+    job = stage.when("Complete", lambda job: is_true(job, "Complete"))
+    assert [(a["stage"], a["number"], a["outcome"]) for a in job["status"]["attempts"]] == [
+        ("Prepare", 1, "Succeeded"),
+        ("Train", 1, "Succeeded"),
+    ]
+    assert len(stage.kubectl.list("jobs")) == 2
+    assert len(stage.kubectl.list("pods")) == 2
+    stage.kubectl("wait", f"{stage.kind}/bot", "--for=condition=Complete", "--timeout=1s")
+    stage.kubectl("wait", f"{stage.kind}/bot", "--for=condition=Finished", "--timeout=1s")
+
+
+def test_a_job_that_is_done_is_written_no_more(stage: Stage) -> None:
+    stage.apply()
+    stage.end("Prepare", message=a_summary("Prepare"))
+    stage.end("Train", message=a_summary("Train"))
+    job = stage.when("Complete", lambda job: is_true(job, "Complete"))
+    resyncs = calls(stage, 'finetune_reconciles_total{kind="FineTuneJob",outcome="ok"}')
+    written = calls(stage, 'verb="P')  # POST, PUT, PATCH
+    wait_until(
+        "three resyncs",
+        lambda: calls(stage, 'finetune_reconciles_total{kind="FineTuneJob",outcome="ok"}') > resyncs + 3,
+        30,
     )
-    assert not is_true(said, "Finished")
+    assert calls(stage, 'verb="P') == written
+    assert stage.job()["metadata"]["resourceVersion"] == job["metadata"]["resourceVersion"]
+
+
+def test_deleting_a_job_takes_its_children_along(stage: Stage) -> None:
+    stage.apply()
+    stage.run("Prepare")
+    stage.kubectl("delete", stage.kind, "bot", "--timeout=20s")
+    for kind in ("jobs", "pods"):
+        wait_until(f"no {kind}", lambda kind=kind: not stage.kubectl.list(kind), 30)  # type: ignore[misc]
+    assert not stage.kubectl.list("configmaps", "finetune.dev/job=bot")
+    assert stage.operator.probe("/healthz") == "ok\n"
+
+
+def test_suspend_resume_cancel(stage: Stage) -> None:
+    stage.apply()
+    stage.end("Prepare", message=a_summary("Prepare"))
+    stage.run("Train")
+    stage.apply(suspend=True)
+    stage.when("Suspended", lambda job: is_true(job, "Suspended"))
+    wait_until("no train pod", lambda: not stage.kubectl.list("pods", "finetune.dev/stage=train"), 30)
+    stage.apply(suspend=False)
+    stage.run("Train", 2)
+    stage.when("Running", lambda job: is_true(job, "Running"))
+    stage.apply(cancel=True)
+    job = stage.when("Finished", lambda job: is_true(job, "Finished"))
+    failed = condition(job, "Failed")
+    assert failed is not None
+    assert failed["reason"] == "Cancelled"
+    wait_until("no train pod", lambda: not stage.kubectl.list("pods", "finetune.dev/stage=train"), 30)
 
 
 def test_one_refused_job_stops_no_other(stage: Stage) -> None:
