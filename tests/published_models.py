@@ -12,17 +12,23 @@ from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder
-from prepared_jobs import job_store
+from prepared_jobs import FULL, QLORA, job_store
 
 ADAPTERS = [
-    pytest.param(ResolvedAdapterSpec(type="Full"), 5e-3, id="Full"),
+    pytest.param(FULL, 5e-3, id="Full"),
     pytest.param(ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.1), 2e-2, id="LoRA"),
-    pytest.param(ResolvedAdapterSpec(type="QLoRA", rank=8, alpha=16, dropout=0.0), 2e-2, id="QLoRA"),
+    pytest.param(QLORA, 2e-2, id="QLoRA"),
 ]
 """Adapters and a learning rate for a tiny model each."""
 
 
+def metrics(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
+    """Lines of metrics.jsonl."""
+    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
+
+
 def published(config: JobConfig, secret: Path) -> EvaluationFile:
+    """evaluation.json."""
     return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
 
 

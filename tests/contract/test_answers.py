@@ -7,21 +7,31 @@ from typing import Any
 import pytest
 import torch
 
-from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import LATENCIES, ON_REQUEST
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import AnswerFormat, EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import RegexReward
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.rows import Row
-from finetune_stage.scores import EvaluationFile
 from finetune_trainer import answering, compare, evaluate
 from finetune_trainer.encode import encoder
 from finetune_trainer.evaluate import score
 from finetune_trainer.exam import Exam
 from finetune_trainer.machine import Numerics
 from finetune_trainer.rewards import Answer
-from prepared_jobs import COLOURS, PPO, colour_rows, job_store, preferences, prepare_job, train_here, training
+from prepared_jobs import (
+    COLOURS,
+    LORA,
+    PPO,
+    ROWS,
+    colour_rows,
+    job_store,
+    preferences,
+    prepare_job,
+    train_here,
+    training,
+)
+from published_models import published
 from tiny_models import write_tiny_llama
 
 METHODS = {"ppo": MethodSpec(ppo=PPO)}
@@ -41,9 +51,7 @@ def test_every_metric_of_written_answers_is_computed_and_gated(bucket: str, secr
     settings = training(
         steps=60, batch_size=8, micro_batch_size=4, checkpoint_every_steps=60, learning_rate=2e-2, max_length=96
     )
-    adapter = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
-    rows = {"train": colour_rows(96), "test": colour_rows(24, 200)}
-    config = prepare_job(bucket, secret.parent, rows, adapter=adapter, settings=settings, evaluation=EVALUATION)
+    config = prepare_job(bucket, secret.parent, ROWS, adapter=LORA, settings=settings, evaluation=EVALUATION)
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.evaluation is not None
     assert trained.evaluation.base is not None
@@ -54,7 +62,7 @@ def test_every_metric_of_written_answers_is_computed_and_gated(bucket: str, secr
     assert tuned["Bleu"] == 0, "no answer has four tokens"
     assert 0 < tuned["LatencyP50Seconds"] <= tuned["LatencyP95Seconds"]
     assert trained.gate_passed, trained.evaluation.gate
-    stored = EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
+    stored = published(config, secret)
     assert all(score.values and score.terms and score.seconds for score in stored.tuned)
     assert stored.gains is not None
     assert stored.gains.keys() == tuned.keys() - {*LATENCIES}

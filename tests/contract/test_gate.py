@@ -4,12 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import Trained
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
-from prepared_jobs import COLOURS, Rows, colour_rows, prepare_job, train_here, training
+from prepared_jobs import COLOURS, LORA, Rows, colour_rows, prepare_job, train_here, training
 
-ADAPTER = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
 EVALUATION = EvaluationSpec(
     metrics=["Accuracy"],
     labels=list(COLOURS),
@@ -26,7 +24,7 @@ def outcome(
         steps=60, batch_size=8, micro_batch_size=4, checkpoint_every_steps=60, learning_rate=learning_rate, seed=seed
     )
     rows = {"train": train, "test": TEST}
-    config = prepare_job(bucket, secret.parent, rows, adapter=ADAPTER, settings=settings, evaluation=EVALUATION)
+    config = prepare_job(bucket, secret.parent, rows, adapter=LORA, settings=settings, evaluation=EVALUATION)
     trained = train_here(config, secret.parent, work)
     assert trained.evaluation is not None
     return trained, [result.passed for result in trained.evaluation.gate or []]

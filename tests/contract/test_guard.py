@@ -1,6 +1,5 @@
 """A row whose loss is no number: it is named, its gradient never becomes weights."""
 
-import json
 import math
 import re
 from pathlib import Path
@@ -10,6 +9,7 @@ import pytest
 
 from finetune_api.reasons import Failure, Reason
 from prepared_jobs import Rows, colour_rows, job_store, preferences, prepare_job, texts, train_here, training, verdicts
+from published_models import metrics
 from tiny_models import write_tiny_llama
 
 DAMAGED = "~"
@@ -80,7 +80,7 @@ def test_a_batch_is_left_out_once_interrupted_or_not(bucket: str, secret: Path, 
     )
     assert said is not None, whole.skipped_batch
     store, step = job_store(config, secret.parent), int(said[1])
-    lines = [json.loads(line) for line in store.get("metrics.jsonl").splitlines()]
+    lines = metrics(config, secret)
     assert [line["step"] for line in lines] == [number for number in range(1, 7) if number != step]
     assert all(math.isfinite(line["loss"]) for line in lines)
     for newest in (step - 1, step, 6):  # before it, just after it, and when only the publishing is left

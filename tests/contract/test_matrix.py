@@ -3,7 +3,6 @@
 A method joins this test with rows in ROWS; until then matrix.py refuses its pairs but those its own tests try.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -37,6 +36,7 @@ from prepared_jobs import (
     training,
     verdicts,
 )
+from published_models import metrics
 from s3_server import S3Server
 from tiny_models import write_tiny_llama
 
@@ -163,11 +163,6 @@ def spy_on_publishing(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     monkeypatch.setattr(recipe, "publish", spy)
     return seen
-
-
-def metrics(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl."""
-    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
 
 
 def loaded(config: JobConfig, secret: Path, tmp_path: Path, adapter: str) -> Any:

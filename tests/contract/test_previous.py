@@ -4,17 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from finetune_api.artifacts import EVALUATION, ResolvedAdapterSpec
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 from finetune_stage.outcome import Places
-from finetune_stage.scores import EvaluationFile
 from finetune_trainer.previous import pinned
-from prepared_jobs import colour_rows, job_store, prepare_job, train_here, training
+from prepared_jobs import LORA, colour_rows, prepare_job, train_here, training
+from published_models import published
 
-LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
 ROWS = {"train": colour_rows(48), "test": colour_rows(12, 200)}
 GATE = [GateRule(metric="Loss", max_drop_versus_previous=0.01)]
 S3 = SecretRef(name="s3")
@@ -44,7 +42,7 @@ def test_what_is_worse_than_the_previous_adapter_fails(bucket: str, secret: Path
     assert second.evaluation.previous == pytest.approx(first.evaluation.tuned, abs=1e-4)
     assert not second.gate_passed
     assert "worse than the previous by at most 0.01: -" in (second.evaluation.gate or [])[0].message
-    stored = EvaluationFile.model_validate_json(job_store(job_two, secret.parent).get(EVALUATION))
+    stored = published(job_two, secret)
     assert (stored.gains_on_previous or {})["Loss"].high < 0 < (stored.gains or {})["Loss"].low
     alone = train_here(job("alone", loss, 2), secret.parent, tmp_path / "alone")
     assert alone.artifact.digest is not None

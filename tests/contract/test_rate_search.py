@@ -1,6 +1,5 @@
 """The search for a learning rate: what it takes of a loss curve, and that a job trains with it, interrupted or not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from prepared_jobs import (
     train_here,
     training,
 )
+from published_models import metrics
 
 SEARCH = ResolvedSearch(steps=40, lowest=1e-5, highest=1.0)
 SEARCHING = training(steps=8, learning_rate=1e-3, learning_rate_search=SEARCH)
@@ -43,8 +43,7 @@ def test_a_job_trains_with_the_rate_that_was_found(bucket: str, secret: Path, tm
     assert found.reason.startswith(f"a tenth of {found.rates[lowest]:.2g}, up to which the loss fell in the search")
     assert trained.learning_rate == found.choice()
     store = job_store(config, secret.parent)
-    lines = [json.loads(line) for line in store.get("metrics.jsonl").splitlines()]
-    assert max(line["learningRate"] for line in lines) == pytest.approx(found.learning_rate, rel=1e-3)
+    assert max(line["learningRate"] for line in metrics(config, secret)) == pytest.approx(found.learning_rate, rel=1e-3)
     manifest = Manifest.model_validate_json(store.get(MANIFEST))
     assert RATE_SEARCH in {entry.path for entry in manifest.files}
     assert "Loss over the learning rate" in store.get("report.html").decode()

@@ -14,10 +14,11 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import ExactMatchReward, GrpoMethod, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.rows import Row
-from finetune_stage.scores import EvaluationFile, RowScore
+from finetune_stage.scores import RowScore
 from finetune_storage import fetch_folder
 from learned_base import write_half_trained_llama
 from prepared_jobs import (
+    FULL,
     colour_chats,
     job_store,
     lines_until,
@@ -26,8 +27,8 @@ from prepared_jobs import (
     train_here,
     training,
 )
+from published_models import metrics, published
 
-FULL = ResolvedAdapterSpec(type="Full")
 LORA = ResolvedAdapterSpec(type="LoRA", rank=16, alpha=32, dropout=0.0)
 CHATS = {"train": colour_chats(24), "test": colour_chats(12, 200)}
 NEW_TOKENS = 6
@@ -59,11 +60,6 @@ def prepared(bucket: str, secret: Path, base: Path, method: MethodSpec, **change
     return prepare_job(
         bucket, secret.parent, method=name, method_settings=method, settings=training(**settings), **case
     )
-
-
-def metrics(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl."""
-    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
 
 
 def scored_again(config: JobConfig, secret: Path, work: Path) -> list[RowScore]:
@@ -127,12 +123,12 @@ def test_the_reward_rises_and_what_is_published_is_what_was_evaluated(
     first, last = (sum(line["reward"] for line in part) / 5 for part in (lines[:5], lines[-5:]))
     assert last > first + 0.1
     assert {"kl", "answerTokens", "unendedShare"} <= lines[-1].keys()
-    published = EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json")).tuned
+    stored = published(config, secret).tuned
     found = scored_again(config, secret, tmp_path / "work")
-    assert [row.reward for row in found] == [row.reward for row in published]
-    assert [row.nll for row in found] == pytest.approx([row.nll for row in published], abs=1e-3)
-    stored = [key for key in job_store(config, secret.parent).list() if key.endswith(".safetensors")]
-    assert all("/ref/" not in key for key in stored), "the reference is the base"
+    assert [row.reward for row in found] == [row.reward for row in stored]
+    assert [row.nll for row in found] == pytest.approx([row.nll for row in stored], abs=1e-3)
+    keys = [key for key in job_store(config, secret.parent).list() if key.endswith(".safetensors")]
+    assert all("/ref/" not in key for key in keys), "the reference is the base"
 
 
 @pytest.mark.parametrize("method", [pytest.param(GRPO, id="grpo")])

@@ -21,11 +21,19 @@ from finetune_storage import open_store
 from finetune_trainer import prepare, reward_model
 from finetune_trainer.tokenizer import load_tokenizer
 from learned_base import write_half_trained_llama
-from prepared_jobs import colour_chats, job_store, lines_until, prepare_job, start_train, train_here, training
+from prepared_jobs import (
+    FULL,
+    LORA,
+    colour_chats,
+    job_store,
+    lines_until,
+    prepare_job,
+    start_train,
+    train_here,
+    training,
+)
+from published_models import metrics
 from s3_server import S3Server
-
-FULL = ResolvedAdapterSpec(type="Full")
-LORA = ResolvedAdapterSpec(type="LoRA", rank=8, alpha=16, dropout=0.0)
 
 
 def preferred(count: int) -> list[dict[str, Any]]:
@@ -156,8 +164,7 @@ def test_ppo_learns_what_only_the_score_knows(judge: Judging, secret: Path, tmp_
     config, found = learned(judge, secret, tmp_path, "ppo", course, klCoefficient=0.1)
     assert found.tuned["Reward"] > found.base["Reward"] + 1
     assert found.tuned["FormatCompliance"] > found.base["FormatCompliance"] + 0.25, (found.base, found.tuned)
-    lines = [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
-    assert {"kl", "reward", "clippedShare", "answerTokens", "unendedShare"} <= lines[-1].keys()
+    assert {"kl", "reward", "clippedShare", "answerTokens", "unendedShare"} <= metrics(config, secret)[-1].keys()
     stored = job_store(config, secret.parent).list()
     assert [key for key in stored if key.startswith("checkpoints/") and "value_head" in key]
     assert not [key for key in stored if key.startswith("adapter/") and "value_head" in key]
@@ -188,6 +195,5 @@ def test_an_interrupted_run_judged_by_a_whole_model_ends_as_an_uninterrupted_one
 
 def outcome(config: JobConfig, secret: Path) -> tuple[bytes, list[tuple[float, float]]]:
     """The published weights, and the loss and mean score of every step."""
-    store = job_store(config, secret.parent)
-    lines = map(json.loads, store.get("metrics.jsonl").splitlines())
-    return store.get("adapter/adapter_model.safetensors"), [(line["loss"], line["reward"]) for line in lines]
+    weights = job_store(config, secret.parent).get("adapter/adapter_model.safetensors")
+    return weights, [(line["loss"], line["reward"]) for line in metrics(config, secret)]

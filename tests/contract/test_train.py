@@ -14,7 +14,7 @@ from finetune_api.pods import JobConfig, Report
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_stage.outcome import Places
-from finetune_stage.scores import EvaluationFile, RowScore
+from finetune_stage.scores import RowScore
 from finetune_storage import fetch_folder
 from finetune_trainer import collect
 from prepared_jobs import (
@@ -32,7 +32,7 @@ from prepared_jobs import (
     train_here,
     training,
 )
-from published_models import fetched
+from published_models import fetched, published
 from report_server import ReportServer
 from tiny_models import write_tiny_llama
 
@@ -51,11 +51,6 @@ CHATS = {"train": colour_chats(96), "test": colour_chats(24, 200)}
 TEXTS = {"train": texts(200), "test": texts(12, 300)}
 
 
-def published_scores(config: JobConfig, secret: Path) -> EvaluationFile:
-    """evaluation.json."""
-    return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
-
-
 def scores_again(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> Any:
     """The held-out rows under a model made from the published files alone."""
     from finetune_api.artifacts import Resolved
@@ -65,7 +60,7 @@ def scores_again(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config:
     from finetune_trainer.machine import Numerics
 
     resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
-    ids = [each.id for each in published_scores(config, secret).tuned]
+    ids = [each.id for each in published(config, secret).tuned]
     exam = Exam(
         encoder=encoder(tokenizer, resolved.format, resolved.training.assistant_only_loss),
         split="test",
@@ -126,10 +121,10 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     model.generation_config = GenerationConfig.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "work" / "base")
     found = scores_again(model, tokenizer, rows["test"], config, secret)
-    assert_same(found, published_scores(config, secret).tuned)
+    assert_same(found, published(config, secret).tuned)
     with model.disable_adapter():
         found = scores_again(model, tokenizer, rows["test"], config, secret)
-    assert_same(found, published_scores(config, secret).base or [])
+    assert_same(found, published(config, secret).base or [])
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
@@ -148,7 +143,7 @@ def test_a_full_model_is_published_as_it_was_evaluated(bucket: str, secret: Path
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == getattr(torch, stored)
     found = scores_again(model, AutoTokenizer.from_pretrained(folder), ROWS["test"], config, secret)
-    assert_same(found, published_scores(config, secret).tuned)
+    assert_same(found, published(config, secret).tuned)
 
 
 def test_pretraining_from_random_weights_makes_a_model_others_can_load(
@@ -172,7 +167,7 @@ def test_pretraining_from_random_weights_makes_a_model_others_can_load(
     folder = fetched(config, secret, tmp_path / "model", "model")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (TINY.hidden_size, TINY.layers)
-    assert_same(scores_again(model, tokenizer, TEXTS["test"], config, secret), published_scores(config, secret).tuned)
+    assert_same(scores_again(model, tokenizer, TEXTS["test"], config, secret), published(config, secret).tuned)
 
 
 def test_everything_is_listed_and_the_outcome_can_be_collected(bucket: str, secret: Path, tmp_path: Path) -> None:
@@ -240,14 +235,14 @@ def test_padding_changes_no_answer(bucket: str, secret: Path, tmp_path: Path) ->
     both = {"train": rows, "test": rows}
     config = prepare_job(bucket, secret.parent, both, adapter=LORA, evaluation=ANSWERS, settings=LEARNING)
     train_here(config, secret.parent, tmp_path / "work")
-    together = published_scores(config, secret)
+    together = published(config, secret)
     assert all(row.exact for row in together.tuned)
     store = job_store(config, secret.parent)
     store.delete(["manifest.json", "checkpoints/base-scores.json"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(BATCH_TOKENS, "cpu", 1)
         train_here(config, secret.parent, tmp_path / "again")
-    alone = published_scores(config, secret)
+    alone = published(config, secret)
     assert_same(alone.tuned, together.tuned)
     assert_same(alone.base or [], together.base or [])
 

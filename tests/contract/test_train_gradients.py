@@ -1,15 +1,12 @@
 """Batches become the gradients they should: accumulated, packed, recomputed, or through a quantised base."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from finetune_api.pods import JobConfig
 from finetune_stage.outcome import Places
-from prepared_jobs import LORA, QLORA, ROWS, colour_rows, job_store, prepare_job, train_here, training
-from published_models import fetched
+from prepared_jobs import LORA, QLORA, ROWS, colour_rows, prepare_job, train_here, training
+from published_models import fetched, metrics
 from tiny_models import write_tiny_llama
 
 
@@ -41,11 +38,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(bucket: str, secret:
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
     for name, whole in weights[0].items():
         assert whole == pytest.approx(weights[1][name], abs=2e-5), name
-
-
-def metrics(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
-    """Lines of metrics.jsonl."""
-    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
 
 
 def test_packed_rows_do_not_see_each_other(bucket: str, secret: Path, tmp_path: Path) -> None:

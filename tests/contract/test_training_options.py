@@ -1,6 +1,5 @@
 """Optimisers, schedules and regularisers: each changes the training as its name says, and an interrupted run still ends the same."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,27 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.methods import ClassificationMethod, KtoMethod
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import fetch_folder, open_store
-from prepared_jobs import COLOURS, colour_rows, job_store, preferences, prepare_job, train_here, training, verdicts
+from prepared_jobs import (
+    COLOURS,
+    FULL,
+    colour_rows,
+    job_store,
+    preferences,
+    prepare_job,
+    train_here,
+    training,
+    verdicts,
+)
+from published_models import fetched, metrics
 
-FULL = ResolvedAdapterSpec(type="Full")
 ROWS = {"train": colour_rows(24)}
 STEPS = 10
-
-
-def lines(config: JobConfig, secret: Path) -> list[dict[str, Any]]:
-    """Of metrics.jsonl, one for every step."""
-    return [json.loads(line) for line in job_store(config, secret.parent).get("metrics.jsonl").splitlines()]
 
 
 def artifact(config: JobConfig, secret: Path, folder: Path) -> dict[str, Any]:
     """The weights that were published."""
     key = "model" if job_store(config, secret.parent).exists("model/manifest.json") else "adapter"
-    fetch_folder(job_store(config, secret.parent), key, folder, None)
-    return load_file(next(folder.glob("*.safetensors")))
+    return load_file(next(fetched(config, secret, folder, key).glob("*.safetensors")))
 
 
 def trained(bucket: str, secret: Path, work: Path, **changes: Any) -> JobConfig:
@@ -45,7 +48,7 @@ def trained(bucket: str, secret: Path, work: Path, **changes: Any) -> JobConfig:
 def test_wsd_rises_stays_and_falls(bucket: str, secret: Path, tmp_path: Path) -> None:
     config = trained(bucket, secret, tmp_path / "wsd", scheduler="WSD", decay_ratio=0.4)
     # What a step was made with: two of warm-up, stable, and 1 - sqrt in the last four.
-    rates = [line["learningRate"] / 1e-3 for line in lines(config, secret)]
+    rates = [line["learningRate"] / 1e-3 for line in metrics(config, secret)]
     falling = [1 - (place / 4) ** 0.5 for place in range(4)]
     assert rates == pytest.approx([0, 0.5, 1, 1, 1, 1, *falling], abs=1e-6)
 
@@ -63,7 +66,7 @@ def test_another_course_that_an_interruption_does_not_change(
 ) -> None:
     usual = trained(bucket, secret, tmp_path / "usual")
     whole = trained(bucket, secret, tmp_path / "whole", **changes)
-    losses = [[line["loss"] for line in lines(config, secret)] for config in (usual, whole)]
+    losses = [[line["loss"] for line in metrics(config, secret)] for config in (usual, whole)]
     assert losses[0] != losses[1]
     # The second half again, from the checkpoint at five: everything after it is taken away.
     store = job_store(whole, secret.parent)
@@ -86,7 +89,7 @@ def test_smoothed_labels_of_micro_batches_are_those_of_the_whole_batch(
     for size in (4, 1):
         options = {"steps": 1, "label_smoothing": 0.2, "micro_batch_size": size, "adapter": FULL, "rows": rows}
         config = trained(bucket, secret, tmp_path / f"by-{size}", **options)
-        [line] = lines(config, secret)
+        [line] = metrics(config, secret)
         first.append((line["loss"], line["gradNorm"]))
     assert first[0] == pytest.approx(first[1], rel=1e-4)
 
@@ -122,7 +125,7 @@ def test_every_row_of_a_batch_counts_alike_however_it_is_divided(
             adapter=ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
         )
         train_here(config, secret.parent, tmp_path / str(size))
-        found.append([(line["loss"], line["gradNorm"]) for line in lines(config, secret)])
+        found.append([(line["loss"], line["gradNorm"]) for line in metrics(config, secret)])
     assert len(found[0]) == 4
     assert found[0] == [pytest.approx(each, rel=1e-4) for each in found[1]]
 
@@ -149,4 +152,4 @@ def test_every_adapter_trains_under_autocast(bucket: str, secret: Path, tmp_path
     layers = () if kind == "IA3" else ("all-linear",)
     adapter = ResolvedAdapterSpec(type=kind, rank=4, virtual_tokens=4, target_modules=layers)
     config = trained(bucket, secret, tmp_path / "work", adapter=adapter, steps=2, precision="BFloat16")
-    assert len(lines(config, secret)) == 2
+    assert len(metrics(config, secret)) == 2
