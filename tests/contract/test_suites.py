@@ -11,6 +11,7 @@ from finetune_api.artifacts import EVALUATION, PreparedSuite, ResolvedAdapterSpe
 from finetune_api.data_report import DataReport
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure
+from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_stage.outcome import Places
@@ -95,6 +96,27 @@ def test_what_is_forgotten_is_seen_and_fails_the_gate(bucket: str, secret: Path,
     assert (file.suites["general"].gains or {})["Loss"].high < 0
     assert file.suites["general"].cut_prompts is None, "nothing is answered"
     assert "Suite general" in folder.get("report.html").decode()
+
+
+def test_a_job_that_holds_no_rows_out_is_judged_by_its_suites(bucket: str, secret: Path, tmp_path: Path) -> None:
+    store = open_store(bucket, secret)
+    suite = {"name": "general", **stored(store, "general.jsonl", GENERAL), "maxRows": 4}
+    config, places = a_job(bucket, secret, tmp_path, suite, store)
+    rule = {"metric": "Loss", "suite": "general", "max": 100}
+    evaluation = EvaluationSpec.model_validate({"suites": [suite], "gate": [rule]})
+    dataset = config.spec.dataset.model_copy(update={"test": None})
+    assert config.spec.training is not None
+    short = config.spec.training.model_copy(update={"max_steps": 2})
+    spec = config.spec.model_copy(update={"dataset": dataset, "evaluation": evaluation, "training": short})
+    config = config.model_copy(update={"spec": spec})
+    prepare.run(config, places)
+    trained = recipe.run(config, places, 1, 1)
+    assert trained.gate_passed
+    assert trained.evaluation is not None
+    assert (trained.evaluation.rows, trained.evaluation.tuned) == (0, {})
+    [result] = trained.evaluation.gate or []
+    assert result.message.startswith("Loss is ")
+    assert "on 4 rows of suite general" in result.message
 
 
 def test_a_suite_without_answers_is_not_measured_by_them(bucket: str, secret: Path, tmp_path: Path) -> None:

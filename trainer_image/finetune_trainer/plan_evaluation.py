@@ -8,7 +8,7 @@ from collections.abc import Collection
 
 from finetune_api.matrix import ANSWERED, METRICS, ON_REQUEST, MethodName, foreign_metrics
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.evaluation import EvaluationSpec, GenerationSpec, Metric
+from finetune_api.v1alpha1.evaluation import EvaluationSpec, GenerationSpec, Metric, rows_refusal
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices
 from finetune_trainer.sizing import Situation
@@ -24,12 +24,10 @@ WRITERS: tuple[MethodName, ...] = ("sft", "ppo", "grpo")
 def resolved_evaluation(seen: Situation, choices: Choices) -> EvaluationSpec:
     """Nothing left out. Raises Failure where the rows do not have what is asked for."""
     stated = seen.spec.evaluation or EvaluationSpec()
+    _check_labels(seen.method, stated)
     if seen.held_out is None:
-        if stated.gate:
-            raise Failure(
-                Reason.CONFIG_INVALID,
-                "evaluation.gate needs held-out rows: set dataset.test or dataset.split.test (or validation)",
-            )
+        if sentence := rows_refusal(stated):  # the operator refuses it before; an image may be older
+            raise Failure(Reason.CONFIG_INVALID, sentence)
         return stated
     gated = [rule.metric for rule in stated.gate or () if not rule.suite]
     if sentence := foreign_metrics(seen.method, {*(stated.metrics or ()), *gated}):
@@ -59,10 +57,14 @@ def _check_use(method: MethodName, stated: EvaluationSpec, measured: set[Metric]
         _refuse(method, [name for name, value in of_answers.items() if value], measured, ANSWERED)
     if "FormatCompliance" not in measured:
         _refuse(method, ["answerFormat"] if stated.answer_format else [], measured, {"FormatCompliance"})
-    # Of sft, ppo and grpo the rows are checked by them too.
-    if method not in WRITERS and stated.labels:
-        of_its_own = " (its classes are those of its rows, or method.classification.labels)"
-        _refuse(method, ["labels"], measured, set(), of_its_own if method == "classification" else "")
+
+
+def _check_labels(method: MethodName, stated: EvaluationSpec) -> None:
+    """Raises Failure where nothing would use them; of sft, ppo and grpo the rows are checked by them too, held out or not."""
+    if method in WRITERS or not stated.labels:
+        return
+    of_its_own = " (its classes are those of its rows, or method.classification.labels)"
+    _refuse(method, ["labels"], set(METRICS[method]), set(), of_its_own if method == "classification" else "")
 
 
 def _refuse(

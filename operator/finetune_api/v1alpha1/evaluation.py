@@ -198,3 +198,23 @@ class EvaluationSpec(ApiModel):
     """Rows of other tasks, to see what is forgotten. What they share with the training rows is counted in the data report."""
     gate: Annotated[list[GateRule], Field(min_length=1, max_length=16)] | None = None
     """All must hold, or the job ends as GateFailed: its artifact is kept and marked, and no deployment accepts it."""
+
+    def asks_held_out_rows(self) -> list[str]:
+        """Names of the stated members that are about the held-out rows: without any they would be ignored. Labels are not among
+        them, as the training rows are checked by them, and a suite has metrics of its own."""
+        stated = self.wire()
+        members = ("metrics", "answerFormat", "maxNewTokens", "generation", "samples", "previous")
+        asked = [name for name in members if stated.get(name)]
+        return [*asked, "gate"] if any(rule.suite is None for rule in self.gate or ()) else asked
+
+
+def rows_refusal(evaluation: EvaluationSpec) -> str | None:
+    """Why an evaluation cannot be carried out where no rows are held out, as a sentence; None where it can."""
+    asked = evaluation.asks_held_out_rows()
+    if not asked:
+        return None
+    need, them = ("needs", "it") if len(asked) == 1 else ("need", "them")
+    return (
+        f"{' and '.join(f'evaluation.{name}' for name in asked)} {need} held-out rows, and the dataset names none: set dataset.test, "
+        f"dataset.validation, dataset.split.test or dataset.split.validation, or leave {them} out."
+    )

@@ -54,9 +54,10 @@ def test_an_upstream_adapter_is_no_base() -> None:
     assert "whole model" in message(status, "Accepted")
 
 
+HELD_OUT = {"train": {"uri": "s3://data/rows.jsonl"}, "split": {"test": 0.1}}
 EARLIER = {
     "initial": lambda ref: {"adapter": {"type": "LoRA", "initial": ref}},
-    "previous": lambda ref: {"evaluation": {"previous": ref}},
+    "previous": lambda ref: {"evaluation": {"previous": ref}, "dataset": HELD_OUT},
 }
 
 

@@ -1,7 +1,7 @@
 """What must hold before a job starts: a list of small checks; the first finding is the condition Accepted=False."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from finetune_api.matrix import (
     METHODS,
@@ -16,6 +16,7 @@ from finetune_api.matrix import (
 from finetune_api.reasons import Reason
 from finetune_api.servable import SCORERS, servable
 from finetune_api.v1alpha1.adapter import AdapterType
+from finetune_api.v1alpha1.evaluation import rows_refusal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_operator.backends import BACKENDS
 from finetune_operator.manifests.delegate import delegation
@@ -139,8 +140,7 @@ def validation_loss_can_be_taken(spec: FineTuneJobSpec) -> Finding | None:
     sentence = course_refusal(method_of(spec), kubernetes.processes if kubernetes else 1, asked[0])
     if sentence is not None:
         return unsupported(sentence)
-    dataset = spec.dataset
-    if dataset.validation is not None or (dataset.split is not None and dataset.split.validation is not None):
+    if has_rows(spec, "validation"):
         return None
     return unsupported(
         f"training.{asked[0]} goes by the loss on validation rows: set dataset.validation or dataset.split.validation."
@@ -201,13 +201,23 @@ def suites_fit_the_method(spec: FineTuneJobSpec) -> Finding | None:
     )
 
 
-def gate_has_rows(spec: FineTuneJobSpec) -> Finding | None:
-    """A gate is decided on test rows."""
-    dataset = spec.dataset
-    has_test = dataset.test is not None or (dataset.split is not None and dataset.split.test is not None)
-    if spec.evaluation is None or not spec.evaluation.gate or has_test:
+def evaluation_has_rows(spec: FineTuneJobSpec) -> Finding | None:
+    """What is asked of held-out rows needs some, and a gate those that nothing was chosen by."""
+    evaluation = spec.evaluation
+    if evaluation is None or has_rows(spec, "test"):
         return None
-    return unsupported("evaluation.gate is decided on test rows: set dataset.test or dataset.split.test.")
+    if any(rule.suite is None for rule in evaluation.gate or ()):
+        return unsupported(
+            "evaluation.gate is decided on test rows: set dataset.test or dataset.split.test, or name a suite in every rule."
+        )
+    sentence = None if has_rows(spec, "validation") else rows_refusal(evaluation)
+    return unsupported(sentence) if sentence else None
+
+
+def has_rows(spec: FineTuneJobSpec, split: Literal["validation", "test"]) -> bool:
+    """Whether the dataset names rows of a split: files of their own, or a share of the training rows."""
+    share = spec.dataset.split
+    return getattr(spec.dataset, split) is not None or (share is not None and getattr(share, split) is not None)
 
 
 def deploy_can_be_served(spec: FineTuneJobSpec) -> Finding | None:
@@ -263,7 +273,7 @@ BEFORE_START: list[Check] = [
     new_tokens_are_added_once,
     metrics_fit_the_method,
     suites_fit_the_method,
-    gate_has_rows,
+    evaluation_has_rows,
     deploy_writes_text,
     deploy_can_be_served,
     deploy_leaves_the_base_out,

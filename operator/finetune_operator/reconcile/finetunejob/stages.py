@@ -2,7 +2,7 @@
 
 from finetune_api.pods import Prepared, Summary, Trained
 from finetune_api.reasons import Reason, Stage
-from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus
+from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, EvaluationStatus, PlanStatus
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.reconcile.finetunejob import attempts, records
 from finetune_operator.reconcile.finetunejob.cause import is_alive
@@ -133,10 +133,7 @@ def _take_trained(draft: Draft, result: Trained) -> None:
             Stage.EVALUATED, "False", "NotEvaluated", "There are no test rows: set dataset.test or dataset.split.test."
         )
     else:
-        figures = ", ".join(f"{name} {value:.4g}" for name, value in evaluation.tuned.items())
-        draft.condition(
-            Stage.EVALUATED, "True", "Evaluated", f"On {evaluation.rows} {evaluation.split} rows: {figures}."
-        )
+        draft.condition(Stage.EVALUATED, "True", "Evaluated", f"{_figures(evaluation)}.")
     verdicts = (evaluation.gate if evaluation else None) or []
     if result.gate_passed:
         message = " ".join(verdict.message for verdict in verdicts) or "The spec has no gate."
@@ -144,6 +141,16 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     else:
         message = " ".join(verdict.message for verdict in verdicts if not verdict.passed) or "The gate did not hold."
         draft.condition(Stage.GATE_PASSED, "False", Reason.GATE_FAILED, message)
+
+
+def _figures(evaluation: EvaluationStatus) -> str:
+    """The tuned model's, on the rows held out, where there are some, and suite by suite."""
+    found = [(f"{evaluation.split} rows", evaluation.rows, evaluation.tuned)] if evaluation.rows else []
+    found += [(f"rows of suite {each.name}", each.rows, each.tuned) for each in evaluation.suites or []]
+    return "; ".join(
+        f"On {rows} {what}: {', '.join(f'{metric} {value:.4g}' for metric, value in tuned.items())}"
+        for what, rows, tuned in found
+    )
 
 
 def _completed(plan: PlanStatus, result: Trained) -> PlanStatus:
