@@ -6,7 +6,8 @@ from finetune_api.conditions import Condition, find, upsert
 from finetune_api.reasons import ServingReason
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeploymentStatus
 from finetune_operator.plan import Event, StatusWrite, ref_of
-from finetune_operator.reconcile.pool_members import Finding, Member
+from finetune_operator.reconcile.finding import Finding
+from finetune_operator.reconcile.pool_members import Member
 from finetune_operator.reconcile.pool_readiness import Verdict
 
 MESSAGE_LIMIT = 1024

@@ -18,8 +18,9 @@ from finetune_operator.manifests.serving import ServerPool
 from finetune_operator.plan import Controller, Key, Plan, Ref, Sources, ref_of
 from finetune_operator.reconcile import adapterdeployment_status, service_account
 from finetune_operator.reconcile.adapterdeployment import concerned
+from finetune_operator.reconcile.finding import Finding
 from finetune_operator.reconcile.obstacles import PATIENCE_SECONDS
-from finetune_operator.reconcile.pool_members import KIND, Finding, Member, member, members, referenced_job, seated
+from finetune_operator.reconcile.pool_members import KIND, Member, member, members, referenced_job, seated
 from finetune_operator.reconcile.pool_readiness import REPORT_WAIT, Pods, is_ready, trouble, verdict
 from finetune_operator.reconcile.pool_split import desired_split, named
 from finetune_operator.settings import Settings

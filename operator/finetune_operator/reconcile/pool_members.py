@@ -6,7 +6,6 @@ Used by :mod:`finetune_operator.reconcile.pool` and :mod:`finetune_operator.reco
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -30,15 +29,9 @@ from finetune_api.v1alpha1.runtime import OpenAIProvider, ProviderRuntime, Trans
 from finetune_operator.cache import Cache, Manifest
 from finetune_operator.manifests.serving import ServerPool
 from finetune_operator.reconcile import unreadable
+from finetune_operator.reconcile.finding import Finding
 
 KIND = "AdapterDeployment"
-
-
-class Finding(NamedTuple):
-    """Why an AdapterDeployment is not Ready."""
-
-    reason: ServingReason
-    message: str
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from finetune_api.pods import LoadedAdapter, PoolReport
 from finetune_api.reasons import ServingReason
 from finetune_api.v1alpha1.adapterdeployment import PodAdapter, ShareStatus
 from finetune_operator.cache import Manifest
+from finetune_operator.reconcile.finding import Finding
 from finetune_operator.reconcile.obstacles import newest_warning, obstacle
-from finetune_operator.reconcile.pool_members import Finding, Member
+from finetune_operator.reconcile.pool_members import Member
 from finetune_operator.reconcile.pool_split import is_applied, split_status, unanswered
 from finetune_operator.reports import Received
 

@@ -1,7 +1,7 @@
 """What must hold before a job starts: a list of small checks; the first finding is the condition Accepted=False."""
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from finetune_api.matrix import (
     METHODS,
@@ -22,6 +22,7 @@ from finetune_operator.backends import BACKENDS
 from finetune_operator.manifests.delegate import delegation
 from finetune_operator.manifests.training import placement
 from finetune_operator.reconcile import service_account
+from finetune_operator.reconcile.finding import Finding
 from finetune_operator.reconcile.finetunejob import delegated
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
@@ -31,13 +32,6 @@ IN_SHARES: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "orpo", "reward", "cla
 """Methods in which a batch's gradient is a mean over its rows or tokens."""
 WITH_MAGNITUDES = ("DoRA", "QDoRA")
 """Served by the transformers server alone."""
-
-
-class Finding(NamedTuple):
-    """Why a job is not accepted: a reason and a sentence that says what is supported."""
-
-    reason: Reason
-    message: str
 
 
 Check = Callable[[FineTuneJobSpec], Finding | None]

@@ -8,7 +8,8 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter
 from finetune_operator.cache import INITIAL, PREVIOUS, REWARD_MODELS, Manifest
-from finetune_operator.reconcile.finetunejob.checks import Finding, method_of
+from finetune_operator.reconcile.finding import Finding
+from finetune_operator.reconcile.finetunejob.checks import method_of
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.upstream import finished_upstream, read, refuse
 

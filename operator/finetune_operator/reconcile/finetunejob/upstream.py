@@ -12,7 +12,7 @@ from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
 from finetune_api.v1alpha1.references import SecretRef
 from finetune_operator.cache import Manifest
 from finetune_operator.reconcile import unreadable
-from finetune_operator.reconcile.finetunejob.checks import Finding
+from finetune_operator.reconcile.finding import Finding
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
 LOOK_AGAIN_SECONDS = 15.0
