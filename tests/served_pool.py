@@ -82,9 +82,9 @@ class Made:
     texts: dict[str, str]
 
 
-def make_adapters(folder: Path) -> Made:
-    """Three of them on a tiny base."""
-    base = write_tiny_llama(folder / "base")
+def make_adapters(folder: Path, seed: int = 0) -> Made:
+    """Three of them on a tiny base of this seed."""
+    base = write_tiny_llama(folder / "base", seed=seed)
     adapters = {
         name: write_adapter(folder / name, base, seed=seed) for seed, name in enumerate(("red", "blue", "gold"), 1)
     }

@@ -20,13 +20,11 @@ from e2e_jobs import data_config_map, finished, fresh_namespace, jsonl, object_w
 from finetune_api.artifacts import Manifest
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_storage import commit_folder, open_store
-from served_pool import expected_text, write_adapter
-from tiny_models import write_tiny_llama
+from served_pool import PROMPT, TOKENS, make_adapters, write_adapter
 
 pytestmark = pytest.mark.e2e
 
 SPLIT_EXAMPLE = Path(__file__).parents[2] / "examples" / "04-split-traffic" / "adapterdeployment.yaml"
-PROMPT, TOKENS = "green thing 7\nColour:", 8
 # Two cores must hold a server, a job and whatever else the cluster serves.
 SMALL = {"transformers": {"resources": {"cpu": "300m", "memory": "1Gi"}, "maxLoraRank": 16}}
 SMALL_JOB = {"kubernetes": {"resources": {"cpu": "300m", "memory": "2Gi"}}}
@@ -63,13 +61,9 @@ def stored(
         (secret / key).write_text(base64.b64decode(value).decode())
     with connect_store() as store:
         (secret / "AWS_ENDPOINT_URL").write_text(store.meta.endpoint_url)
-        base, uri = write_tiny_llama(folder / "base", seed=3), f"s3://models/e2e/{uuid.uuid4().hex[:8]}"
-        digest = commit_folder(open_store(uri, secret), base, "", Manifest(kind="Model", files=[]))
-        texts = {"base": expected_text(base, None, PROMPT, TOKENS)}
-        for seed, name in enumerate(("red", "blue", "gold"), 1):
-            texts[name] = expected_text(base, write_adapter(folder / name, base, seed=seed), PROMPT, TOKENS)
-        assert len(set(texts.values())) == 4, f"all must differ: {texts}"
-        yield Stored(base, uri, digest, secret, texts)
+        made, uri = make_adapters(folder, seed=3), f"s3://models/e2e/{uuid.uuid4().hex[:8]}"
+        digest = commit_folder(open_store(uri, secret), made.base, "", Manifest(kind="Model", files=[]))
+        yield Stored(made.base, uri, digest, secret, made.texts)
 
 
 @pytest.fixture(scope="class")
