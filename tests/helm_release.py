@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from demo.kubectl import GROUP, CommandFailed, Kubectl, Object, find_tool, is_true, wait_until
-
-CHART = Path(__file__).parents[1] / "charts" / "finetune-operator"
+from demo.release import CHART
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,17 @@
 
 import json
 import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from demo.kubectl import find_tool
+from demo.release import CHART
 from finetune_operator.settings import from_environment
 
 pytestmark = pytest.mark.apiserver  # not for the API server but for helm, which comes with the local cluster
 
-CHART = Path(__file__).parents[1] / "charts" / "finetune-operator"
 DEFAULT = yaml.safe_load((CHART / "values.yaml").read_text())
 LEAST = yaml.safe_load((CHART / "ci" / "default-values.yaml").read_text())
 ALL_ON = {
