@@ -31,7 +31,7 @@ from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_api.v1alpha1.reinforcement import GrpoMethod, PpoMethod, RegexReward, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_storage import document
-from prepared_jobs import TINY, colour_rows, job_store, preferences, prepare_job, texts, training, verdicts
+from prepared_jobs import TINY, classes, colour_rows, job_store, preferences, prepare_job, texts, training, verdicts
 from s3_server import serve
 
 STEPS = 40
@@ -59,11 +59,6 @@ PPO = PpoMethod(
     epochs=2,
     value_coefficient=0.1,
 )
-
-
-def classes(count: int, first: int = 0) -> list[dict[str, Any]]:
-    """The class of a text is the colour it names."""
-    return [{"text": row["prompt"], "labels": [row["completion"].strip()]} for row in colour_rows(count, first)]
 
 
 def of_method(method: str, rows: dict[str, Any], own: MethodSpec | None = None, **settings: Any) -> dict[str, Any]:
