@@ -9,6 +9,7 @@ from finetune_api.artifacts import Resolved
 from finetune_api.pods import Summary
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_storage import Store
+from json_lines import jsonl
 from stage_process import ForkedProgram
 
 CHAT = {"messages": [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "good day"}]}
@@ -100,11 +101,6 @@ def arguments(config: dict[str, Any], folder: Path) -> tuple[list[str], Path]:
         "attempt": 1,
     }
     return ["prepare", *(f"--{name}={value}" for name, value in options.items())], log
-
-
-def jsonl(rows: list[Any]) -> bytes:
-    """JSON lines; a string is taken as it is."""
-    return "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows).encode()
 
 
 def dataset(bucket: str, **members: Any) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Rows that lie in gs:// already: prepared by the trainer, and read by Vertex where they lie. Google is played (vertex_stand_in)."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_stage.outcome import Places
 from finetune_storage.google_cloud import Bucket
 from finetune_trainer import prepare
+from json_lines import jsonl
 from prepared_jobs import UID, colour_chats, job_store
 from stand_in import Fault
 from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex, write_credentials
@@ -48,7 +48,7 @@ def in_vertexs_shape(rows: list[dict[str, Any]]) -> bytes:
         }
         for row in rows
     ]
-    return b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+    return jsonl(lines)
 
 
 def a_job(bucket: str, vertex: Vertex, train: str, **dataset: Any) -> JobConfig:
@@ -119,9 +119,7 @@ def test_rows_written_anew_since_they_were_checked_are_not_sent(
     pytest.param(
         {f"data/train{n}.jsonl": in_vertexs_shape(colour_chats(4, first=4 * n)) for n in range(3)}, id="several files"
     ),
-    pytest.param(
-        {"data/train.jsonl": b"".join(json.dumps(row).encode() + b"\n" for row in colour_chats(12))}, id="another shape"
-    ),
+    pytest.param({"data/train.jsonl": jsonl(colour_chats(12))}, id="another shape"),
 ])  # fmt: skip
 def test_other_rows_of_a_bucket_are_uploaded_in_vertexs_shape(
     bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path, written: dict[str, bytes]

@@ -1,6 +1,5 @@
 """The prepare stage of a delegated job, as a process: rows are checked and split as ever, and no base model is asked for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ from finetune_api.pods import JobConfig, Summary
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_storage import open_store
+from json_lines import stored
 from prepared_jobs import UID, job_store
 from stage_process import fork_stage
 
@@ -22,11 +22,10 @@ def prepare(
     **spec: Any,
 ) -> tuple[JobConfig, Summary]:
     """Upload rows and run the stage."""
-    lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    open_store(bucket, secrets_dir / "s3").put("rows.jsonl", lines)
+    train = stored(open_store(bucket, secrets_dir / "s3"), "rows.jsonl", rows)
     written = {
         "baseModel": {"uri": base},
-        "dataset": {"train": {"uri": f"{bucket}/rows.jsonl", "secretRef": {"name": "s3"}}, "split": {"test": 0.25}},
+        "dataset": {"train": train, "split": {"test": 0.25}},
         "output": {"uri": bucket, "secretRef": {"name": "s3"}},
         "backend": {"openai": {"secretRef": {"name": "openai"}}},
         **spec,

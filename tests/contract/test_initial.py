@@ -1,7 +1,6 @@
 """Going on from an earlier job's adapter: it learns on, the reference is that adapter, and what contradicts it is refused."""
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -26,6 +25,7 @@ from finetune_trainer.choices import Choices
 from finetune_trainer.encode import IGNORED, Example
 from finetune_trainer.initial import adopted
 from finetune_trainer.plan_adapter import resolved_adapter
+from json_lines import stored
 from prepared_jobs import colour_rows, preferences, prepare_job, stored_base, train_here, training, verdicts
 from s3_server import S3Server
 from tiny_models import write_tiny_llama
@@ -250,11 +250,10 @@ def test_a_resumed_run_has_the_same_reference_and_ends_the_same(
 
 def test_prepare_writes_the_pinned_adapter_and_what_it_brings(first: First, secret: Path, tmp_path: Path) -> None:
     store = open_store(first.bucket, secret)
-    store.put("data/train.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in preferences(16)))
     s3 = {"name": "s3"}
     spec = {
         "baseModel": {"uri": first.base.uri, "secretRef": s3},
-        "dataset": {"train": {"uri": f"{first.bucket}/data/train.jsonl", "secretRef": s3}},
+        "dataset": {"train": stored(store, "data/train.jsonl", preferences(16))},
         "method": {"dpo": {}},
         "adapter": {"type": "LoraPlus", "initial": first.adapter.wire()},
         "output": {"uri": first.bucket, "secretRef": s3},

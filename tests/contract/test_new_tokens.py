@@ -1,6 +1,5 @@
 """New tokens: prepared, trained and evaluated as one token each, published so that stock PEFT loads them, tied or not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from finetune_storage import open_store
 from finetune_trainer import new_tokens, prepare, recipe
 from finetune_trainer.encode import encoder, stop_tokens
 from finetune_trainer.previous import pinned
+from json_lines import stored
 from prepared_jobs import UID, colour_chats, colour_rows, job_store, stored_base, train_here
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
@@ -34,14 +34,10 @@ def tool_rows(count: int, first: int = 0) -> list[dict[str, Any]]:
 
 def job(bucket: str, secret: Path, base: ResolvedBaseModel) -> JobConfig:
     store = open_store(bucket, secret)
-    for split, rows in (("train", tool_rows(24)), ("test", tool_rows(6, 200))):
-        store.put(f"rows/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    source = {
-        split: {"uri": f"{bucket}/rows/{split}.jsonl", "secretRef": {"name": "s3"}} for split in ("train", "test")
-    }
+    rows = {"train": tool_rows(24), "test": tool_rows(6, 200)}
     spec = {
         "baseModel": {"uri": base.uri},
-        "dataset": source,
+        "dataset": {split: stored(store, f"rows/{split}.jsonl", each) for split, each in rows.items()},
         "adapter": {"type": "LoRA", "rank": 4, "alpha": 8, "dropout": 0, "newTokens": TOKENS},
         "training": {
             "maxSteps": 40, "batchSize": 8, "microBatchSize": 8, "learningRate": 2e-2, "precision": "Float32",

@@ -18,7 +18,8 @@ from finetune_api.data_report import DataReport
 from finetune_api.pods import MAX_SUMMARY_BYTES, Summary
 from finetune_api.reasons import EXIT_CODES, Reason
 from finetune_storage import Store
-from prepare_stage import CHAT, Prepare, answers, arguments, dataset, job, jsonl, resolved_of, rows_of, texts
+from json_lines import jsonl
+from prepare_stage import CHAT, Prepare, answers, arguments, dataset, job, resolved_of, rows_of, texts
 from s3_server import S3Server
 from stage_process import ForkedProgram
 

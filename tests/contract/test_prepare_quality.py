@@ -3,7 +3,8 @@
 from finetune_api.data_report import DataReport
 from finetune_api.reasons import Reason
 from finetune_storage import Store
-from prepare_stage import CHAT, Prepare, answers, dataset, jsonl, rows_of
+from json_lines import jsonl
+from prepare_stage import CHAT, Prepare, answers, dataset, rows_of
 
 
 class TestQuality:

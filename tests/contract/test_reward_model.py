@@ -20,6 +20,7 @@ from finetune_stage.outcome import Places
 from finetune_storage import open_store
 from finetune_trainer import prepare, reward_model
 from finetune_trainer.tokenizer import load_tokenizer
+from json_lines import stored
 from learned_base import write_half_trained_llama
 from prepared_jobs import (
     FULL,
@@ -95,12 +96,8 @@ def trained_judge(s3_server: S3Server, scratch: Path, adapter: ResolvedAdapterSp
     )
     train_here(config, secret.parent, scratch / "work")
     store = open_store(bucket, secret)
-    for split, rows in (("train", colour_chats(24)), ("test", colour_chats(24, 200))):
-        store.put(f"rows/{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    source = {
-        split: {"uri": f"{bucket}/rows/{split}.jsonl", "secretRef": {"name": "s3"}} for split in ("train", "test")
-    }
-    return Judging(config, base, source)
+    rows = {"train": colour_chats(24), "test": colour_chats(24, 200)}
+    return Judging(config, base, {split: stored(store, f"rows/{split}.jsonl", each) for split, each in rows.items()})
 
 
 def learned(

@@ -1,6 +1,5 @@
 """Classes a model never saw, and rows left out by length: decided while the prepared rows are counted."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Wanted, prepare_splits
 from finetune_trainer.encode import Encoder
+from json_lines import jsonl
 from tiny_models import word_tokenizer
 
 
@@ -24,7 +24,7 @@ def examined(folder: Path, sources: dict[str, list[dict[str, Any]]], method: str
     for split in ("test", "validation", "train"):
         if split in sources:
             path = folder / f"{split}.source"
-            path.write_text("".join(json.dumps(row) + "\n" for row in sources[split]))
+            path.write_bytes(jsonl(sources[split]))
             files.append(SourceFile(split, f"{split}.jsonl", path))
     silent = Progress(lambda *_: None)
     data = prepare_splits(

@@ -13,6 +13,7 @@ from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import SourceFile
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
+from json_lines import jsonl
 
 DIGESTS = {row_digest({"text": str(i)}) for i in range(100)}
 
@@ -27,7 +28,7 @@ def prepared(folder: Path, sources: dict[str, list[dict[str, Any]]], seed: int =
     for split in ("test", "validation", "train"):
         if split in sources:
             path = folder / f"{split}.source"
-            path.write_text("".join(json.dumps(row) + "\n" for row in sources[split]))
+            path.write_bytes(jsonl(sources[split]))
             files.append(SourceFile(split, f"{split}.jsonl", path))
             dataset[split] = {"uri": f"s3://bucket/{split}.jsonl"}
     wanted = Wanted(DatasetSpec.model_validate(dataset), "cpt", frozenset(), seed)
