@@ -4,8 +4,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from finetune_api.artifacts import RESOLVED, Manifest, ResolvedDelegation, job_folder
 from finetune_api.pods import JobConfig, Trained
+from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
@@ -86,6 +89,13 @@ def run_here(config: JobConfig, secrets_dir: Path, work: Path, patience: float =
     trained = recipe.run(task(config, secrets_dir, work, patience), poll_seconds=0.01)
     assert isinstance(trained, Trained)
     return trained
+
+
+def ended(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Failure:
+    """How it ended that could not go on."""
+    with pytest.raises(Failure) as raised:
+        run_here(config, secrets_dir, work, patience)
+    return raised.value
 
 
 def start_delegate(config: JobConfig, secrets_dir: Path, work: Path, stage: str = "train") -> ForkedProgram:

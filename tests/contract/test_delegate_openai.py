@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
+from delegated_jobs import ROWS, delegated_job, ended, run_here, start_delegate, task
 from finetune_api.artifacts import EVALUATION, Manifest
 from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown, Summary
-from finetune_api.reasons import Failure, Reason
+from finetune_api.reasons import Reason
 from finetune_delegate import examine, openai_service, patience, recipe
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
@@ -257,12 +257,6 @@ def test_what_may_pass_is_waited_out(
     assert trained.evaluation is not None
     assert trained.evaluation.tuned == {"ExactMatch": 1.0}
     assert len(openai.jobs) == 1
-
-
-def ended(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Failure:
-    with pytest.raises(Failure) as raised:
-        run_here(config, secrets_dir, work, patience)
-    return raised.value
 
 
 def test_a_provider_that_stays_away_is_an_end_that_is_tried_again(

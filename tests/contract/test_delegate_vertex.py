@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from delegated_jobs import ROWS, delegated_job, run_here, start_delegate, task
+from delegated_jobs import ROWS, delegated_job, ended, run_here, start_delegate, task
 from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown
-from finetune_api.reasons import Failure, Reason
+from finetune_api.reasons import Reason
 from finetune_delegate import patience, recipe, vertex_service
 from prepared_jobs import UID
 from report_server import ReportServer
@@ -47,12 +47,6 @@ def a_job(bucket: str, secrets_dir: Path, vertex: Vertex, base: str = BASE, **mo
         "baseUrl": vertex.url, "storageUrl": vertex.url, **more.pop("backend", {}),
     }  # fmt: skip
     return delegated_job(bucket, secrets_dir, {"vertex": settings}, f"vertex://{base}", **more)
-
-
-def ended(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Failure:
-    with pytest.raises(Failure) as raised:
-        run_here(config, secrets_dir, work, patience)
-    return raised.value
 
 
 def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, vertex: Vertex, tmp_path: Path) -> None:
