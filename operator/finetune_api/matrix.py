@@ -97,20 +97,15 @@ def refusal(method: str, adapter: str) -> str | None:
     return f"method {method} cannot be used with adapter {adapter}: {why}; use {', '.join(possible)}."
 
 
-COMPARABLE_LOSS: tuple[MethodName, ...] = ("sft", "cpt", "reward", "classification")
-"""Methods whose loss on held-out rows is the loss they lower: a preference also pushes the worse answer away."""
-
-
-def course_refusal(method: MethodName, processes: int, field: str) -> str | None:
+def course_refusal(method: MethodName, field: str) -> str | None:
     """Why a member of spec.training that needs the validation loss cannot be used, as a sentence; None where it can."""
-    if method not in COMPARABLE_LOSS:
-        return (
-            f"training.{field} goes by the loss on validation rows, which is not what method {method} lowers: leave it out. "
-            f"It is supported for {', '.join(COMPARABLE_LOSS)}."
-        )
-    if processes > 1:
-        return f"training.{field} is supported for one process: leave it out, or set backend.kubernetes gpus and nodes to at most 1."
-    return None
+    if method not in SAMPLING_METHODS:
+        return None
+    possible = [name for name in SUPPORTED_METHODS if name not in SAMPLING_METHODS]
+    return (
+        f"training.{field} goes by the loss on validation rows, which is not what method {method} lowers: leave it out. "
+        f"It is supported for {', '.join(possible)}."
+    )
 
 
 def search_refusal(method: MethodName, processes: int) -> str | None:

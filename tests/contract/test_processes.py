@@ -31,35 +31,54 @@ from stage_process import ForkedProgram, fork_stage
 
 STEPS = 8
 LORA: dict[str, Any] = {
-    "rows": {"train": colour_rows(32), "test": colour_rows(6, 100)},
+    "rows": {"train": colour_rows(32), "validation": colour_rows(5, 200), "test": colour_rows(6, 100)},
     "adapter": ResolvedAdapterSpec(type="LoRA", rank=4, alpha=8, dropout=0.0),
-    "settings": training(steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, label_smoothing=0.1),
+    "settings": training(
+        steps=STEPS,
+        batch_size=8,
+        micro_batch_size=2,
+        checkpoint_every_steps=4,
+        evaluate_every_steps=4,
+        label_smoothing=0.1,
+    ),
 }
-FULL = LORA | {
+STOPPING = LORA | {
+    # Every step makes this answer less likely. The row is one process's, and the other computes along.
+    "rows": LORA["rows"] | {"validation": [{"prompt": "red thing 7\nColour:", "completion": "#~" * 15}]},
     "adapter": ResolvedAdapterSpec(type="Full"),
     "settings": training(
-        steps=STEPS, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, learning_rate=1e-3, weight_decay=0.01
+        steps=STEPS,
+        batch_size=8,
+        micro_batch_size=2,
+        checkpoint_every_steps=4,
+        learning_rate=1e-3,
+        weight_decay=0.01,
+        evaluate_every_steps=2,
+        publish_best=True,
+        patience=2,
     ),
 }
 SHORT = {
     "adapter": LORA["adapter"],
-    "settings": training(steps=4, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4),
+    "settings": training(
+        steps=4, batch_size=8, micro_batch_size=2, checkpoint_every_steps=4, evaluate_every_steps=2, publish_best=True
+    ),
 }
-PAIRS = SHORT | {"rows": {"train": preferences(16), "test": preferences(6, 100)}}
+PAIRS = SHORT | {"rows": {"train": preferences(16), "validation": preferences(5, 200), "test": preferences(6, 100)}}
 METHODS: dict[str, dict[str, Any]] = {
     "sft": LORA,
     "cpt": SHORT
     | {
-        "rows": {"train": texts(48), "test": texts(6, 100)},
+        "rows": {"train": texts(48), "validation": texts(1, 200), "test": texts(6, 100)},
         # Within an epoch: where processes fill up its last batch, they do so with rows of its first.
-        "settings": training(steps=2, batch_size=4, micro_batch_size=1, packing=True),
+        "settings": training(steps=2, batch_size=4, micro_batch_size=1, packing=True, evaluate_every_steps=1),
     },
     "dpo": PAIRS,
     "orpo": PAIRS,
     "reward": PAIRS,
     "classification": SHORT
     | {
-        "rows": {"train": classes(16), "test": classes(6, 100)},
+        "rows": {"train": classes(16), "validation": classes(5, 200), "test": classes(6, 100)},
         "method_settings": MethodSpec(
             classification=ClassificationMethod(labels=sorted(COLOURS), multi_label=False),
         ),
@@ -96,10 +115,10 @@ def ends(made: Crew, work: Path) -> tuple[list[int | None], list[Summary], list[
     return [process.returncode for process in made], said, outputs
 
 
-def losses(config: JobConfig, secrets: Path) -> list[float]:
-    """Of every step."""
-    lines = job_store(config, secrets).get("metrics.jsonl").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
+def losses(config: JobConfig, secrets: Path, member: str = "loss") -> list[float]:
+    """Of every step, or of those with one."""
+    lines = map(json.loads, job_store(config, secrets).get("metrics.jsonl").splitlines())
+    return [line[member] for line in lines if member in line]
 
 
 def assert_as_one(config: JobConfig, made: list[Summary], one: JobConfig, alone: Trained, secrets: Path) -> None:
@@ -107,7 +126,8 @@ def assert_as_one(config: JobConfig, made: list[Summary], one: JobConfig, alone:
     together, nothing = made[0].trained, made[1].trained
     assert together is not None
     assert nothing is None, "one of them evaluates and publishes"
-    assert losses(config, secrets) == pytest.approx(losses(one, secrets), rel=1e-4)
+    for member in ("loss", "validationLoss"):
+        assert losses(config, secrets, member) == pytest.approx(losses(one, secrets, member), rel=1e-4)
     assert alone.evaluation is not None
     assert together.evaluation is not None
     assert together.evaluation.tuned == pytest.approx(alone.evaluation.tuned, rel=1e-3)
@@ -131,8 +151,10 @@ def test_an_adapter_learns_in_two_processes_what_it_learns_in_one(
 
 def test_a_spread_model_stops_in_all_processes_and_goes_on(bucket: str, secret: Path, tmp_path: Path) -> None:
     secrets = secret.parent
-    one, two = (prepare_job(bucket, secrets, name=name, **FULL) for name in ("one", "two"))
+    one, two = (prepare_job(bucket, secrets, name=name, **STOPPING) for name in ("one", "two"))
     alone = train_here(one, secrets, tmp_path / "one")
+    assert alone.validation is not None
+    assert (alone.validation.published_step, alone.validation.last_step) == (2, 6)
 
     with crew(two, secrets, tmp_path / "first") as made:
         lines_until(made[0], "step 2/")
@@ -151,3 +173,6 @@ def test_a_spread_model_stops_in_all_processes_and_goes_on(bucket: str, secret: 
     assert codes == [0, 0], outputs
     assert "resuming from the checkpoint of step" in outputs[0]
     assert_as_one(two, said, one, alone, secrets)
+    assert said[0].trained is not None
+    assert said[0].trained.validation is not None
+    assert said[0].trained.validation.message == alone.validation.message

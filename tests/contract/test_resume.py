@@ -250,6 +250,8 @@ STOPPING = {
         patience=3,
     ),
 }
+REVERSED = [row | {"chosen": row["rejected"], "rejected": row["chosen"]} for row in preferences(6, 100)]
+PREFERRING = STOPPING | {"method": "dpo", "rows": {"train": preferences(46), "validation": REVERSED}}
 
 
 def losses(config: JobConfig, secrets_dir: Path) -> dict[int, float]:
@@ -258,8 +260,11 @@ def losses(config: JobConfig, secrets_dir: Path) -> dict[int, float]:
     return {line["step"]: line["validationLoss"] for line in lines if "validationLoss" in line}
 
 
-def test_it_stops_and_publishes_its_best_interrupted_or_not(bucket: str, secret: Path, tmp_path: Path) -> None:
-    whole, broken = (prepare_job(bucket, secret.parent, name=name, **STOPPING) for name in ("whole", "broken"))
+@pytest.mark.parametrize("case", [pytest.param(STOPPING, id="sft"), pytest.param(PREFERRING, id="dpo")])
+def test_it_stops_and_publishes_its_best_interrupted_or_not(
+    bucket: str, secret: Path, tmp_path: Path, case: dict[str, Any]
+) -> None:
+    whole, broken = (prepare_job(bucket, secret.parent, name=name, **case) for name in ("whole", "broken"))
     trained = train_here(whole, secret.parent, tmp_path / "whole")
     ending, measured = trained.validation, losses(whole, secret.parent)
     assert ending is not None
@@ -268,8 +273,10 @@ def test_it_stops_and_publishes_its_best_interrupted_or_not(bucket: str, secret:
     assert ending.last_step == trained.steps == ending.published_step + 9 < 60
     assert checkpoint_steps(whole, secret.parent) == [ending.published_step, ending.last_step]
     assert ending.message in job_store(whole, secret.parent).get("report.html").decode()
-    assert trained.evaluation is not None
-    assert trained.evaluation.tuned["Loss"] == ending.loss == measured[ending.published_step]
+    assert ending.loss == measured[ending.published_step]
+    if case is STOPPING:
+        assert trained.evaluation is not None
+        assert trained.evaluation.tuned["Loss"] == ending.loss, "the weights are those of the best step"
     assert (
         interrupt(broken, secret.parent, tmp_path / "first", f"step {ending.published_step + 3}/", signal.SIGKILL) == -9
     )

@@ -18,16 +18,19 @@ from finetune_stage.scores import (
     label_figures,
     majority_baseline,
     share,
+    statistic,
 )
 from finetune_trainer.answering import cut_prompts
 from finetune_trainer.encode import Encoder
-from finetune_trainer.evaluate import Exam
+from finetune_trainer.evaluate import Exam, at_rest
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.machine import Numerics
+from finetune_trainer.methods.lesson import HeldOut
 from finetune_trainer.rewards import Judge
+from finetune_trainer.sharding import in_step
 from finetune_trainer.suites import statuses
 from finetune_trainer.text_metrics import format_check
-from finetune_trainer.validation import Validation
+from finetune_trainer.validation import Measure, Sums, Validation
 
 BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
 """Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
@@ -77,21 +80,35 @@ def base_scores(
     return scores
 
 
-def validation(inputs: Inputs, encoder: Encoder, numerics: Numerics, score: Score) -> Validation | None:
-    """Measures the loss on the validation rows as the evaluation would; None where the job does not ask for it."""
-    if not inputs.resolved.training.evaluate_every_steps:
+def validation(
+    inputs: Inputs, rows: HeldOut | None, numerics: Numerics, score: Score, own_loss: Measure | None
+) -> Validation | None:
+    """Measures the loss on these rows: the method's own, or as the evaluation would. None where the job does not ask for it."""
+    if rows is None:
         return None
+    training = inputs.resolved.training
+    return Validation(training, own_loss or _evaluated(rows, training.max_length, numerics, score), rows.world)
+
+
+def _evaluated(rows: HeldOut, max_length: int, numerics: Numerics, score: Score) -> Measure:
+    """Of this process's share of the rows."""
     exam = Exam(
-        encoder=encoder,
+        encoder=rows.encoder,
         split="validation",
-        rows=inputs.splits["validation"],
+        rows=rows.rows[rows.world.rank :: rows.world.size],
         metrics=frozenset({"Loss"}),
         labels=(),
-        max_length=inputs.resolved.training.max_length,
+        max_length=max_length,
         max_new_tokens=0,
         stop_tokens=[],
     )
-    return Validation(inputs.resolved.training, lambda model: figures(score(model, exam, numerics), ["Loss"])["Loss"])
+
+    def measure(model: Any) -> Sums:
+        with at_rest(model), in_step(model, rows.world):
+            scores = score(model, exam, numerics)
+        return Sums(*statistic(scores, "Loss").rows.sum(axis=0).tolist())
+
+    return measure
 
 
 class Others(NamedTuple):

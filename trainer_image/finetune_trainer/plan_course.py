@@ -19,7 +19,7 @@ def course(seen: Situation, steps: int, every: int, choices: Choices) -> dict[st
     asked = stated.asks_validation_rows()
     if not asked:
         return {}
-    sentence = course_refusal(seen.method, seen.processes, asked[0])
+    sentence = course_refusal(seen.method, asked[0])
     if sentence is not None:  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
     if not seen.lengths.get("validation"):

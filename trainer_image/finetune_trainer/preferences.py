@@ -29,7 +29,9 @@ def whole_answers(pair: Pair, max_length: int) -> Pair:
     return whole_prompt(pair._replace(prompt=pair.prompt[-room:]), max_length)
 
 
-def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut = whole_prompt) -> list[Pair]:
+def encode_pairs(
+    encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut = whole_prompt, what: str = "preferences"
+) -> list[Pair]:
     """All pairs to learn from, cut; a pair is left out and counted where nothing tells its sides apart any more."""
     numbered = [encoder.pair(fields)._replace(row=number) for number, fields in enumerate(rows)]
     pairs = [cut(pair, max_length) for pair in numbered]
@@ -37,7 +39,7 @@ def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,
-            f"none of the {len(rows)} preferences has two different answers within training.maxLength ({max_length}); raise it",
+            f"none of the {len(rows)} {what} has two different answers within training.maxLength ({max_length}); raise it",
         )
     full = sum(len(pair.prompt) >= max_length for pair in pairs)  # no answer has room behind it
     for count, why in (
@@ -45,7 +47,7 @@ def encode_pairs(encoder: Encoder, rows: list[Fields], max_length: int, cut: Cut
         (len(rows) - len(kept) - full, f"no difference within {max_length} tokens"),
     ):
         if count:
-            print(f"{count} preferences left out: {why}", flush=True)
+            print(f"{count} {what} left out: {why}", flush=True)
     return kept
 
 

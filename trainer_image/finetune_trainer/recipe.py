@@ -68,7 +68,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     resolved, training = inputs.resolved, inputs.resolved.training
     base = model.load_base(inputs, folder, numerics)
     judge = rewards.judge(resolved.method_settings, reward_model.scorer(inputs, numerics.device))
-    encoder, dataset, stops = _material(inputs, base)
+    encoder, dataset, watched, stops = _material(inputs, base, world)
     exam = compare.make_exam(inputs, encoder, stops, judge) if world.is_first else None
     asked = suites.exams(inputs, base) if base.writes and world.is_first else {}
     before = _before(base.model, exam, asked, inputs, numerics, method.score)
@@ -77,8 +77,8 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     with Reporter(destination(os.environ) if world.is_first else None) as reporter:
         progress = Progress(inputs.store, inputs.work, training.steps, reporter)
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
-        trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge))
-        watch = compare.validation(inputs, encoder, numerics, method.score)
+        trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge, watched))
+        watch = compare.validation(inputs, watched, numerics, method.score, trainer.own_loss)
         with Checkpoints(inputs.store, training.keep_checkpoints, progress) as checkpoints:
             course = train.train(trainer, train.Companions(progress, checkpoints, interruption, world, watch), resolved)
         optimizer.release(trainer)
@@ -100,7 +100,7 @@ def _with_found_rate(inputs: Inputs, folder: Path, numerics: Numerics, divisor: 
 
     def trainer_of(trial: Inputs) -> Any:
         base = model.load_base(trial, folder, numerics)
-        _, dataset, stops = _material(trial, base)
+        _, dataset, _, stops = _material(trial, base, World())
         arguments = train.arguments(trial.resolved.training, numerics, divisor, trial.work, World())
         tuned = _learner(base, trial, World())
         lesson = Lesson(tuned, base.tokenizer, dataset, arguments, trial.resolved, stops, judge=None)
@@ -112,16 +112,18 @@ def _with_found_rate(inputs: Inputs, folder: Path, numerics: Numerics, divisor: 
     return found
 
 
-def _material(inputs: Inputs, base: Any) -> tuple[Any, Any, list[int]]:
-    """How rows become tokens, the training rows as such, and the tokens that end an answer."""
+def _material(inputs: Inputs, base: Any, world: World) -> tuple[Any, Any, Any, list[int]]:
+    """How rows become tokens, the training rows as such, those whose loss is watched meanwhile, and the tokens that end an answer."""
     from finetune_trainer import encode, methods
+    from finetune_trainer.methods.lesson import HeldOut
 
     resolved, rows = inputs.resolved, [row.fields for row in inputs.splits["train"]]
     answers_only, new_tokens = resolved.training.assistant_only_loss, resolved.adapter.new_tokens
     encoder = encode.encoder(base.tokenizer, resolved.format, answers_only, new_tokens)
     dataset = methods.load(resolved.method).dataset(encoder, rows, resolved)
+    watched = HeldOut(encoder, inputs.splits["validation"], world) if resolved.training.evaluate_every_steps else None
     ends = base.model.generation_config.eos_token_id if base.writes else None
-    return encoder, dataset, encode.stop_tokens(encoder, rows[0], ends) if base.writes else []
+    return encoder, dataset, watched, encode.stop_tokens(encoder, rows[0], ends) if base.writes else []
 
 
 def _gpus(config: JobConfig) -> int:

@@ -6,6 +6,8 @@ Transformers spreads and saves it, but keeps no optimizer of a spread model; tha
 
 import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,29 @@ def spread(model: Any, adapter: AdapterType, numerics: Numerics, world: World) -
 def is_spread(model: Any) -> bool:
     """Whether every process has a share of it only."""
     return bool(getattr(model, "is_distributed_loading_by_transformers", False))
+
+
+@contextmanager
+def in_step(model: Any, world: World) -> Iterator[None]:
+    """For forward passes of which one process may need more than another.
+
+    The layers of a spread model are brought together from all processes: who is done computes along until all are.
+    """
+    if not is_spread(model):
+        yield
+        return
+
+    def announced(*_: Any) -> None:
+        world.any(True)
+
+    hook = model.register_forward_pre_hook(announced, prepend=True)  # before FSDP's, which brings weights together
+    try:
+        yield
+    finally:
+        hook.remove()
+    token = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+    while world.any(False):
+        model(input_ids=token, attention_mask=torch.ones_like(token))
 
 
 def save_optimizer(model: Any, optimizer: Any, folder: Path, world: World) -> None:

@@ -149,23 +149,26 @@ def take_steps(trainer: Any, resolved: Resolved, resumed: Path | None = None) ->
 def _ended(trainer: Any, companions: Companions, state: TrainerState) -> Course:
     """What it came to, with the weights in the model that are to be published."""
     losses = [line["loss"] for line in state.log_history if "loss" in line]
-    course = Course(
-        state.global_step,
-        state.num_input_tokens_seen,
-        losses[-1] if losses else None,
-        peak_of(state),
-        skipped_batch=skipped_batch(state),
-    )
+    steps, tokens, loss = state.global_step, state.num_input_tokens_seen, losses[-1] if losses else None
+    course = Course(steps, tokens, loss, peak_of(state), skipped_batch=skipped_batch(state))
     if companions.validation is None:
         return course
     outcome = companions.validation.outcome(state)
-    print(outcome.message, flush=True)
+    if companions.world.is_first:
+        print(outcome.message, flush=True)
     if outcome.published_step != state.global_step:
-        best = Path(trainer.args.output_dir) / "best"
-        companions.checkpoints.fetch(outcome.published_step, best)
-        trainer._load_from_checkpoint(str(best))
-        shutil.rmtree(best)
+        _load_best(trainer, companions, outcome.published_step)
     return course._replace(validation=outcome)
+
+
+def _load_best(trainer: Any, companions: Companions, step: int) -> None:
+    """Into the model of the first process, which publishes it; where it is spread, into everyone's share."""
+    best, is_first = Path(trainer.args.output_dir) / "best", companions.world.is_first
+    if is_first:
+        companions.checkpoints.fetch(step, best)
+    if is_first or is_spread(trainer.model):
+        trainer._load_from_checkpoint(str(best))
+    shutil.rmtree(best, ignore_errors=not is_first)
 
 
 def _plain_inputs(trainer: Any) -> AbstractContextManager[None]:

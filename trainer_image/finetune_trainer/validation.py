@@ -1,18 +1,34 @@
 """The loss on the validation rows while training: which step is the best so far, and when to stop.
 
 What was measured is kept in the trainer's log history, which every checkpoint holds: a resumed attempt decides as if it had
-never been interrupted. Called by :mod:`finetune_trainer.train`.
+never been interrupted. Several processes measure a share of the rows each, and come to the same figure. Called by
+:mod:`finetune_trainer.train`.
 """
 
+import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import ResolvedTraining
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import ValidationStatus
+from finetune_trainer.world import World
 
 MEASURED = "validation_loss"
 """Member of a line of the log history."""
+
+
+class Sums(NamedTuple):
+    """Over the validation rows, or over one process's share of them."""
+
+    loss: float
+    weight: float
+    """What the sum is divided by: tokens, or rows."""
+
+
+Measure = Callable[[Any], Sums]
+"""What a model comes to on this process's share."""
 
 
 class Standing(NamedTuple):
@@ -47,14 +63,26 @@ class Validation:
     """Measures, and decides by what was measured."""
 
     training: ResolvedTraining
-    measure: Callable[[Any], float]
-    """The loss of a model on the validation rows."""
+    measure: Measure
+    world: World = field(default_factory=World)
 
     def step_ended(self, state: Any, model: Any) -> None:
         """Measure where it is time; ``state`` is the TrainerState."""
         step = state.global_step
         if step % self.training.evaluate_every_steps == 0 or step >= state.max_steps:
-            state.log_history.append({"step": step, MEASURED: self.measure(model)})
+            state.log_history.append({"step": step, MEASURED: self._loss(step, model)})
+
+    def _loss(self, step: int, model: Any) -> float:
+        """The same in every process, to the last bit: they save, stop and choose together."""
+        shares = self.world.gathered(self.measure(model))
+        found = math.fsum(each.loss for each in shares) / max(1.0, math.fsum(each.weight for each in shares))
+        if not math.isfinite(found):
+            raise Failure(
+                Reason.NON_FINITE_LOSS,
+                f"the loss on the validation rows became {found} in step {step}; a lower training.learningRate or a longer warmupRatio "
+                "can help",
+            )
+        return found
 
     def standing(self, state: Any) -> Standing | None:
         """As of this state."""

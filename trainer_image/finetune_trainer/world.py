@@ -91,6 +91,16 @@ class World:
         group.broadcast_object_list(values, src=0, group=self._control)
         return values[0]
 
+    def gathered(self, value: Any) -> list[Any]:
+        """Every process's, in the order of their ranks; all of them have all."""
+        if self.size == 1:
+            return [value]
+        import torch.distributed as group
+
+        values: list[Any] = [None] * self.size
+        group.all_gather_object(values, value, group=self._control)
+        return values
+
     def gather_random_numbers(self, folder: Path) -> None:
         """Bring every process's file of random numbers into the first one's checkpoint: the others' are not stored."""
         if self.size == 1:

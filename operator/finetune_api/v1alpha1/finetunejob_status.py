@@ -177,7 +177,7 @@ class ValidationStatus(ApiModel):
     """What the loss on the validation rows came to during the training."""
 
     loss: float
-    """Of the published step, in nats."""
+    """Of the published step: the evaluation's Loss, for dpo, kto and orpo the loss they lower."""
     published_step: Annotated[int, Field(ge=0)]
     """Step whose weights are published."""
     last_step: Annotated[int, Field(ge=0)]

@@ -69,7 +69,7 @@ class EarlyStopping(ApiModel):
     patience: Annotated[int, Field(ge=1, le=1000)]
     """Evaluations in a row without a lower validation loss after which training stops."""
     min_delta: Annotated[float, Field(ge=0, le=100)] | None = None
-    """What the loss must fall by, in nats, to count as lower; left out, 0."""
+    """What the loss must fall by to count as lower; left out, 0."""
 
 
 class LearningRateSearch(ApiModel):
@@ -167,7 +167,8 @@ class TrainingSpec(ApiModel):
     """Newest checkpoints kept in the store, beside the best one; left out, 2: should the newest be damaged, the one before it serves."""
     evaluate_every_steps: Size | None = None
     """Steps between evaluations on the validation rows (dataset.validation or dataset.split.validation), whose loss is validationLoss in
-    metrics.jsonl. Left out, checkpointEverySteps where earlyStopping or publishBest is set, else none."""
+    metrics.jsonl: the evaluation's Loss, for dpo, kto and orpo the loss they lower. Not for ppo and grpo. Left out, checkpointEverySteps
+    where earlyStopping or publishBest is set, else none."""
     publish_best: bool | None = None
     """Publish the evaluated step with the lowest validation loss instead of the last (load_best_model_at_end of transformers);
     earlyStopping does so without it. Left out, false."""

@@ -102,9 +102,12 @@ def test_what_goes_by_the_validation_loss_needs_rows_and_a_method_that_lowers_it
     assert finding(training=training) == (
         f"training.{field} goes by the loss on validation rows: set dataset.validation or dataset.split.validation."
     )
-    said = finding(training=training, dataset=split, method={"dpo": {}})
-    assert said is not None
-    assert "not what method dpo lowers: leave it out. It is supported for sft, cpt, reward, classification." in said
-    said = finding(training=training, dataset=split, backend={"kubernetes": {"gpus": 2}})
-    assert said is not None
-    assert said.startswith(f"training.{field} is supported for one process")
+    assert finding(training=training, dataset=split, method={"kto": {}}) is None
+    assert finding(training=training, dataset=split, method={"dpo": {}}, backend={"kubernetes": {"gpus": 2}}) is None
+    reward = {"rewards": [{"regex": {"pattern": "x"}}]}
+    for method in ("ppo", "grpo"):
+        said = finding(training=training, dataset=split, method={method: reward})
+        assert said == (
+            f"training.{field} goes by the loss on validation rows, which is not what method {method} lowers: leave it out. "
+            "It is supported for sft, cpt, dpo, kto, orpo, reward, classification."
+        )

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from finetune_trainer.validation import MEASURED, Standing, Validation, standing
+from finetune_api.reasons import Failure, Reason
+from finetune_trainer.validation import MEASURED, Standing, Sums, Validation, standing
+from finetune_trainer.world import World
 from prepared_jobs import training
 
 
@@ -16,7 +18,7 @@ def state(*losses: float, step: int = 0) -> Any:
 
 
 def watch(**settings: Any) -> Validation:
-    return Validation(training(steps=20, evaluate_every_steps=2, **settings), lambda model: model)
+    return Validation(training(steps=20, evaluate_every_steps=2, **settings), lambda model: Sums(model, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -42,6 +44,22 @@ def test_it_is_measured_at_its_steps_and_at_the_last() -> None:
     assert watch().loss_at(made) == 20.0
     made.global_step = 4
     assert watch().loss_at(made) is None
+
+
+def test_several_processes_come_to_one_figure() -> None:
+    class Two(World):
+        def gathered(self, value: Any) -> list[Any]:
+            return [value, Sums(7.0, 3.0)]
+
+    made = state(step=2)
+    Validation(training(steps=20, evaluate_every_steps=2), lambda model: Sums(model, 1.0), Two()).step_ended(made, 5.0)
+    assert [line[MEASURED] for line in made.log_history] == [3.0]
+
+
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    with pytest.raises(Failure, match="the loss on the validation rows became nan in step 2") as caught:
+        watch().step_ended(state(step=2), float("nan"))
+    assert caught.value.reason is Reason.NON_FINITE_LOSS
 
 
 def test_patience_ends_it_and_the_best_is_published() -> None:

@@ -11,11 +11,11 @@ from finetune_api.v1alpha1.methods import DpoMethod
 from finetune_trainer.adapter import reference
 from finetune_trainer.encode import Encoder, Fields, Pair
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, MeanOverRows
+from finetune_trainer.methods.lesson import HeldOut, Lesson, MeanOverRows, own_loss
 from finetune_trainer.origin import ROW
 from finetune_trainer.preferences import encode_pairs, log_probabilities, score
 
-__all__ = ["dataset", "score", "trainer"]
+__all__ = ["dataset", "held_out", "score", "trainer"]
 
 LOSSES = {
     "Sigmoid": "sigmoid",
@@ -48,6 +48,12 @@ class PreferenceTrainer(MeanOverRows, DPOTrainer):  # type: ignore[misc]
     def _precompute_ref_logps(self, dataset: Any, *_: Any) -> Any:
         return dataset
 
+    def compute_loss(self, *args: Any, **options: Any) -> Any:
+        """As TRL does; but of held-out rows it would keep figures that nobody reads."""
+        loss = super().compute_loss(*args, **options)
+        self._metrics["eval"].clear()
+        return loss
+
 
 def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
     """Columns prompt_ids, chosen_ids, rejected_ids and row, one row a preference.
@@ -58,6 +64,17 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
     pairs = encode_pairs(encoder, rows, training.max_length)
     if (learned := training.steps * training.batch_size) < len(pairs):
         pairs = random.Random(training.seed).sample(pairs, learned)
+    return _table(pairs)
+
+
+def held_out(rows: HeldOut, max_length: int) -> Any:
+    """All validation rows, of the same shape; those of like length together."""
+    fields = [row.fields for row in rows.rows]
+    pairs = encode_pairs(rows.encoder, fields, max_length, what="validation preferences")
+    return _table(sorted(pairs, key=lambda pair: len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))))
+
+
+def _table(pairs: list[Pair]) -> Any:
     return Dataset.from_dict(
         {
             "prompt_ids": [pair.prompt for pair in pairs],
@@ -74,17 +91,18 @@ def trainer(lesson: Lesson) -> PreferenceTrainer:
     A later attempt comes here with the weights the first one began with, so that it finds the same reference.
     """
     stated = lesson.resolved.method_settings.dpo or DpoMethod()
+    losses = stated.loss_types or ["Sigmoid"]
+    max_length = lesson.resolved.training.max_length
     with reference(lesson.model):
-        found = log_probabilities(lesson.model, _pairs(lesson.dataset), _numerics(lesson))
-    rows = lesson.dataset.add_column("ref_chosen_logps", [chosen for chosen, _ in found])
-    rows = rows.add_column("ref_rejected_logps", [rejected for _, rejected in found])
+        rows = _with_reference(lesson, lesson.dataset)
+        measured = _with_reference(lesson, held_out(lesson.held_out, max_length)) if lesson.held_out else None
     is_whole = lesson.resolved.adapter.type == "Full"
     made = PreferenceTrainer(
         model=lesson.model,
         args=DPOConfig(
             **lesson.arguments,
-            max_length=lesson.resolved.training.max_length,
-            loss_type=[LOSSES[name] for name in stated.loss_types or ["Sigmoid"]],
+            max_length=max_length,
+            loss_type=[LOSSES[name] for name in losses],
             loss_weights=stated.loss_weights,
             beta=stated.beta or 0.1,
             label_smoothing=stated.label_smoothing or 0.0,
@@ -96,15 +114,18 @@ def trainer(lesson: Lesson) -> PreferenceTrainer:
         processing_class=lesson.tokenizer,
     )
     made.precompute_ref_logps = True
+    if lesson.held_out and measured:
+        # One by one where a batch's size would count, which is another after memory ran out.
+        size = 1 if "Sft" in losses else lesson.arguments["per_device_train_batch_size"]
+        made.own_loss = own_loss(made, measured.to_list(), size, lesson.held_out.world)
     if not is_whole:
         made.model.delete_adapter("ref")  # TRL's copy of what learns, of no use here
     return made
 
 
-def _pairs(rows: Any) -> list[Pair]:
-    return [Pair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
-
-
-def _numerics(lesson: Lesson) -> Numerics:
-    """As in training."""
-    return Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])
+def _with_reference(lesson: Lesson, rows: Any) -> Any:
+    numerics = Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])  # as in training
+    pairs = [Pair(row["prompt_ids"], row["chosen_ids"], row["rejected_ids"]) for row in rows]
+    found = log_probabilities(lesson.model, pairs, numerics)
+    rows = rows.add_column("ref_chosen_logps", [chosen for chosen, _ in found])
+    return rows.add_column("ref_rejected_logps", [rejected for _, rejected in found])

@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl import KTOConfig, KTOTrainer
 
@@ -15,8 +16,9 @@ from finetune_trainer.adapter import reference
 from finetune_trainer.encode import IGNORED, Encoder, Example, Fields
 from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
-from finetune_trainer.methods.lesson import Lesson, MeanOverRows
+from finetune_trainer.methods.lesson import HeldOut, Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
+from finetune_trainer.validation import Measure, Sums
 
 LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
 """TRL's names."""
@@ -42,32 +44,55 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
     Shuffled by the seed, as TRL reads them in order: both sides of a preference are no batch of their own.
     """
     training = resolved.training
-    read = (_row(encoder, fields, training.max_length) | {ROW: number} for number, fields in enumerate(rows))
+    kept = _answered(encoder, rows, resolved, "training rows")
+    kept = kept[: training.steps * training.batch_size]  # of the others the reference need know nothing
+    batches = [kept[start : start + training.batch_size] for start in range(0, len(kept), training.batch_size)]
+    return Dataset.from_list([row for batch in batches for row in _with_others(batch, training.max_length)])
+
+
+def held_out(rows: HeldOut, resolved: Resolved) -> Any:
+    """All validation rows, of the same shape, as one batch."""
+    kept = _answered(rows.encoder, [row.fields for row in rows.rows], resolved, "validation rows")
+    if len(kept) < 2:
+        raise Failure(
+            Reason.DATA_INVALID,
+            "method kto compares the answers of the validation rows, and one is none: hold out more rows, or leave out "
+            "training.earlyStopping, publishBest and evaluateEverySteps",
+        )
+    return Dataset.from_list(_with_others(kept, resolved.training.max_length))
+
+
+def _answered(encoder: Encoder, rows: list[Fields], resolved: Resolved, what: str) -> list[dict[str, Any]]:
+    """Those whose answer is not cut off, shuffled."""
+    max_length = resolved.training.max_length
+    read = (_row(encoder, fields, max_length) | {ROW: number} for number, fields in enumerate(rows))
     kept = [row for row in read if row["completion_ids"]]
     if not kept:
         raise Failure(
             Reason.DATA_INVALID,
-            f"none of the {len(rows)} training rows has an answer within training.maxLength ({training.max_length}); raise it",
+            f"none of the {len(rows)} {what} has an answer within training.maxLength ({max_length}); raise it",
         )
     if len(kept) < len(rows):
-        print(
-            f"{len(rows) - len(kept)} training rows left out: no answer within {training.max_length} tokens", flush=True
-        )
-    random.Random(training.seed).shuffle(kept)
-    kept = kept[: training.steps * training.batch_size]  # of the others the reference need know nothing
-    for start in range(0, len(kept), training.batch_size):
-        batch = kept[start : start + training.batch_size]
-        answers = [row["completion_ids"] for row in batch]
-        for row, other in zip(batch, [answers[-1], *answers[:-1]], strict=True):
-            row["KL_completion_ids"] = other[: training.max_length - len(row["prompt_ids"])]
-    return Dataset.from_list(kept)
+        print(f"{len(rows) - len(kept)} {what} left out: no answer within {max_length} tokens", flush=True)
+    random.Random(resolved.training.seed).shuffle(kept)
+    return kept
+
+
+def _with_others(batch: list[dict[str, Any]], max_length: int) -> list[dict[str, Any]]:
+    answers = [row["completion_ids"] for row in batch]
+    return [
+        row | {"KL_completion_ids": other[: max_length - len(row["prompt_ids"])]}
+        for row, other in zip(batch, [answers[-1], *answers[:-1]], strict=True)
+    ]
 
 
 def trainer(lesson: Lesson) -> VerdictTrainer:
     """As for dpo, the reference's log-probabilities are taken once, before anything is learned."""
     stated = lesson.resolved.method_settings.kto or KtoMethod()
     lesson = replace(lesson, arguments=lesson.arguments | _micro_batch(lesson, stated))
+    own_loss = _own_loss(lesson, stated) if lesson.held_out else None
     is_whole = lesson.resolved.adapter.type == "Full"
+    good, bad = _weights(stated)
     made = VerdictTrainer(
         model=lesson.model,
         args=KTOConfig(
@@ -75,15 +100,15 @@ def trainer(lesson: Lesson) -> VerdictTrainer:
             max_length=lesson.resolved.training.max_length,
             loss_type=LOSSES[stated.loss_type or "Kto"],
             beta=stated.beta or 0.1,
-            desirable_weight=stated.desirable_weight if stated.desirable_weight is not None else 1.0,
-            undesirable_weight=stated.undesirable_weight if stated.undesirable_weight is not None else 1.0,
+            desirable_weight=good,
+            undesirable_weight=bad,
             disable_dropout=False,  # the reference was taken without; the adapter's own is the user's choice
             precompute_ref_log_probs=is_whole,  # as in dpo
         ),
-        train_dataset=_with_reference(lesson),
+        train_dataset=_with_reference(lesson, lesson.dataset),
         processing_class=lesson.tokenizer,
     )
-    made.precompute_ref_logps = True
+    made.precompute_ref_logps, made.own_loss = True, own_loss
     if not is_whole:
         made.model.delete_adapter("ref")  # TRL's copy of what learns, of no use here
     return made
@@ -131,14 +156,50 @@ def _row(encoder: Encoder, fields: Fields, max_length: int) -> dict[str, Any]:
     return {"prompt_ids": ids[:start], "completion_ids": ids[start:], "label": bool(fields["label"])}
 
 
-def _with_reference(lesson: Lesson) -> Any:
-    rows = lesson.dataset
-    numerics = Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])
-    with reference(lesson.model), at_rest(lesson.model), numerics.autocast():
+def _with_reference(lesson: Lesson, rows: Any) -> Any:
+    with reference(lesson.model):
         for name, answer in (("ref_logps", "completion_ids"), ("ref_KL_logps", "KL_completion_ids")):
-            examples = [
-                Example(row["prompt_ids"] + row[answer], [IGNORED] * len(row["prompt_ids"]) + row[answer])
-                for row in rows
-            ]
-            rows = rows.add_column(name, [-nll for nll, _ in likelihoods(lesson.model, examples)])
+            rows = rows.add_column(name, _log_probabilities(lesson.model, rows, answer, _numerics(lesson)))
     return rows
+
+
+def _own_loss(lesson: Lesson, stated: KtoMethod) -> Measure:
+    """As in training, but that the distance to the reference is estimated from all validation rows together: with their order, it is
+    the same for every model, and no size of a micro batch comes into it."""
+    assert lesson.held_out is not None
+    rows, numerics = _with_reference(lesson, held_out(lesson.held_out, lesson.resolved)), _numerics(lesson)
+    signs = torch.tensor([1.0 if good else -1.0 for good in rows["label"]], dtype=torch.float64)
+    weights = torch.where(signs > 0, *_weights(stated))
+
+    def gains(model: Any, answer: str, name: str) -> torch.Tensor:
+        found = _log_probabilities(model, rows, answer, numerics)
+        return torch.tensor(found, dtype=torch.float64) - torch.tensor(rows[name], dtype=torch.float64)
+
+    def measure(model: Any) -> Sums:
+        own = gains(model, "completion_ids", "ref_logps")
+        if stated.loss_type != "ApoZeroUnpaired":
+            own = own - gains(model, "KL_completion_ids", "ref_KL_logps").mean().clamp(min=0)
+        losses = weights * torch.sigmoid(-signs * (stated.beta or 0.1) * own)
+        return Sums(losses.sum().item(), float(len(losses)))
+
+    return measure
+
+
+def _weights(stated: KtoMethod) -> tuple[float, float]:
+    """Of good and of bad answers."""
+    good, bad = stated.desirable_weight, stated.undesirable_weight
+    return 1.0 if good is None else good, 1.0 if bad is None else bad
+
+
+def _log_probabilities(model: Any, rows: Any, answer: str, numerics: Numerics) -> list[float]:
+    """Of every row's answer in this column; without dropout."""
+    examples = [
+        Example(row["prompt_ids"] + row[answer], [IGNORED] * len(row["prompt_ids"]) + row[answer]) for row in rows
+    ]
+    with at_rest(model), numerics.autocast():
+        return [-nll for nll, _ in likelihoods(model, examples)]
+
+
+def _numerics(lesson: Lesson) -> Numerics:
+    """As in training."""
+    return Numerics("cpu" if lesson.arguments["use_cpu"] else "cuda", lesson.arguments["bf16"])

@@ -3,19 +3,31 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
 
 from finetune_api.artifacts import Resolved
+from finetune_stage.rows import Row
 from finetune_trainer import sharding
 from finetune_trainer.boundary import Stopped
+from finetune_trainer.encode import Encoder
+from finetune_trainer.evaluate import at_rest
 from finetune_trainer.guard import Guard
 from finetune_trainer.rewards import Judge
+from finetune_trainer.validation import Measure, Sums
 from finetune_trainer.world import World
 
 SCHEDULER = "scheduler.pt"
+
+
+class HeldOut(NamedTuple):
+    """Validation rows whose loss is measured while training, by these processes together."""
+
+    encoder: Encoder
+    rows: list[Row]
+    world: World
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,8 @@ class Lesson:
     """Tokens that end an answer."""
     judge: Judge | None
     """What says how good an answer is, for methods that sample answers."""
+    held_out: HeldOut | None = None
+    """Where the job asks for their loss."""
 
 
 class Watched:
@@ -49,6 +63,8 @@ class Watched:
     """Set with it."""
     guard: Guard
     """Set with it."""
+    own_loss: Measure | None = None
+    """On the validation rows, of a method whose loss is not the evaluation's."""
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         if self.is_stop_wanted():
@@ -125,3 +141,24 @@ class MeanOverRows(Watched):
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         self.current_gradient_accumulation_steps = self._rows / len(inputs["input_ids"])
         return super().training_step(model, inputs, num_items_in_batch)
+
+
+def own_loss(trainer: Any, rows: list[dict[str, Any]], size: int, world: World) -> Measure:
+    """The trainer's own loss, a mean over rows, without dropout: of this process's share of the rows, ``size`` at a time.
+
+    All processes compute equally often, as trainers, and models that are spread, talk to each other within; where one has no row left
+    it computes one in vain.
+    """
+    own, most = rows[world.rank :: world.size], len(rows[:: world.size])
+
+    def measure(model: Any) -> Sums:
+        found = Sums(0.0, 0.0)
+        with at_rest(model), trainer.compute_loss_context_manager():
+            for start in range(0, most, size):
+                batch = own[start : start + size]
+                inputs = trainer._prepare_inputs(trainer.data_collator(batch or rows[:1]))
+                loss = trainer.compute_loss(model, inputs).item()
+                found = Sums(found.loss + loss * len(batch), found.weight + len(batch))
+        return found
+
+    return measure

@@ -11,8 +11,8 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from finetune_api.v1alpha1.methods import OrpoMethod
 from finetune_trainer.encode import IGNORED
-from finetune_trainer.methods.dpo import dataset, score
-from finetune_trainer.methods.lesson import Lesson, MeanOverRows
+from finetune_trainer.methods.dpo import dataset, held_out, score
+from finetune_trainer.methods.lesson import Lesson, MeanOverRows, own_loss
 
 __all__ = ["dataset", "score", "trainer"]
 
@@ -65,6 +65,9 @@ def trainer(lesson: Lesson) -> OddsRatioTrainer:
         processing_class=lesson.tokenizer,
     )
     made.model_accepts_loss_kwargs = False  # a mean over pairs, to be divided by the accumulation
+    if lesson.held_out:
+        rows = held_out(lesson.held_out, lesson.resolved.training.max_length).to_list()
+        made.own_loss = own_loss(made, rows, lesson.arguments["per_device_train_batch_size"], lesson.held_out.world)
     made.beta, made.router_coefficient = stated.beta or 0.1, _router_coefficient(lesson.model.config.get_text_config())
     return made
 

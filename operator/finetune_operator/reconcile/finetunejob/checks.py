@@ -130,8 +130,7 @@ def validation_loss_can_be_taken(spec: FineTuneJobSpec) -> Finding | None:
     asked = spec.training.asks_validation_rows() if spec.training else []
     if not asked or delegation(spec) is not None:
         return None
-    kubernetes = spec.backend.kubernetes if spec.backend else None
-    sentence = course_refusal(method_of(spec), kubernetes.processes if kubernetes else 1, asked[0])
+    sentence = course_refusal(method_of(spec), asked[0])
     if sentence is not None:
         return unsupported(sentence)
     if has_rows(spec, "validation"):
