@@ -91,7 +91,7 @@ def taken_up(draft: Draft, stage: PodStage) -> bool:
     ended. Returns whether there was one."""
     number = 1 + max((record.number for record in records.of_stage(draft, stage)), default=0)
     job = draft.seen.jobs.get(attempt_name(draft.name, draft.uid, stage, number))
-    if job is None or is_over(job):
+    if job is None:
         return False
     records.write_down(draft, Record(stage=stage, number=number, start_time=job["metadata"]["creationTimestamp"]))
     return True
@@ -152,9 +152,8 @@ def _in_full(draft: Draft, record: Record, end: Ending) -> str:
 
 
 def stop(draft: Draft, outcome: str, message: str) -> None:
-    """End the open attempt from outside: its Job goes, its pod is told to stop and commits a checkpoint."""
-    record = records.open_one(draft)
-    if record is not None:
+    """End what is open from outside: its Job goes, its pod is told to stop and commits a checkpoint."""
+    for record in records.open_ones(draft):
         records.close(draft, record, outcome, message, counts=False)
     delete_jobs(draft)
 

@@ -71,6 +71,8 @@ def _folder(draft: Draft) -> str:
 
 
 def _end(draft: Draft, reason: Reason, message: str) -> None:
+    if attempts.taken_up(draft, "Train"):
+        return  # ended in the next round: what may run at a provider must be known even after a crash in between
     attempts.stop(draft, reason, message)
     draft.fail(reason, message)
 

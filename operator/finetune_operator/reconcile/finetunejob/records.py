@@ -21,9 +21,14 @@ def of_stage(draft: Draft, stage: Stage) -> list[Record]:
     return [record for record in every(draft) if record.stage == stage]
 
 
+def open_ones(draft: Draft) -> list[Record]:
+    """Those that have not ended: one, or after a crash also one whose successor is created already."""
+    return [record for record in every(draft) if record.completion_time is None]
+
+
 def open_one(draft: Draft) -> Record | None:
     """The attempt that has not ended."""
-    return next((record for record in every(draft) if record.completion_time is None), None)
+    return next(iter(open_ones(draft)), None)
 
 
 def has_succeeded(draft: Draft, stage: Stage) -> bool:

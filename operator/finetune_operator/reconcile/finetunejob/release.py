@@ -21,7 +21,7 @@ CANCEL_FAILED = "ProviderCancelFailed"
 
 def at_end(draft: Draft) -> None:
     """The job has ended or is being deleted: cancel at the provider what may run there, then let go."""
-    if not is_held(draft.seen.body):
+    if not is_held(draft.seen.body) or attempts.taken_up(draft, "Train"):
         return
     may_run = bool(records.of_stage(draft, "Train")) and not draft.holds(Stage.COMPLETE)
     if _is_orphan(draft.seen.body) or not may_run or _cancelled(draft):
