@@ -49,3 +49,21 @@ def test_a_deletion_cancels_it_too() -> None:
     world.settle()
     assert held(world)
     assert cancelling(world)
+
+
+def test_a_delegated_job_created_suspended_is_submitted_when_it_is_let() -> None:
+    world = World(a_job(**DELEGATED, suspend=True))
+    status = world.prepared()
+    assert condition(status, "Suspended") == ("True", "Suspended")
+    assert world.cache.get("Job", "team", TRAIN) is None
+    world.patch_spec(suspend=False)
+    status = world.settle()
+    assert condition(status, "Suspended") == ("False", "Resumed")
+    assert f"create Job {TRAIN}" in world.log
+
+
+def test_one_whose_pod_may_have_submitted_goes_on() -> None:
+    world = begun_unwritten()
+    world.patch_spec(suspend=True)
+    assert condition(world.settle(), "Suspended") == ("False", "Unsupported")
+    assert f"delete Job {TRAIN}" not in world.log

@@ -57,7 +57,8 @@ def _left_out(dataset: DatasetStatus) -> list[str]:
 
 def not_suspended(draft: Draft) -> bool:
     """spec.suspend ends the running attempt; its pod commits a checkpoint. Returns whether the job stands here."""
-    if draft.job.spec.suspend and delegation(draft.job.spec) is not None:
+    may_be_submitted = delegation(draft.job.spec) is not None and bool(records.of_stage(draft, "Train"))
+    if draft.job.spec.suspend and may_be_submitted:
         draft.condition(
             Stage.SUSPENDED,
             "False",
