@@ -7,7 +7,10 @@ import pytest
 from builders import PREPARE, TRAIN, World, a_job, a_summary, condition
 from finetune_operator.reconcile.finetunejob.finalizer import FINALIZER
 
-DELEGATED = {"baseModel": {"uri": "openai://gpt"}, "backend": {"openai": {"secretRef": {"name": "key"}}}}
+DELEGATED: dict[str, Any] = {
+    "baseModel": {"uri": "openai://gpt"},
+    "backend": {"openai": {"secretRef": {"name": "key"}}},
+}
 
 
 def held(world: World) -> bool:

@@ -145,8 +145,7 @@ class Draft:
         """The plan."""
         if self.reads:
             return Plan(reads=tuple(dict.fromkeys(self.reads)))
-        if self.holds(Stage.STALLED) and Stage.STALLED not in self.set_now and not self.holds(Stage.FINISHED):
-            self.condition(Stage.STALLED, "False", "GoesOn", "What was in the way is gone.")
+        self._settle_stalled()
         self.update(observed_generation=self.seen.body["metadata"].get("generation", 0))
         ref = ref_of(self.seen.body)
         return Plan(
@@ -157,6 +156,16 @@ class Draft:
             events=(*self._condition_events(ref), *self.events),
             requeue_after=self.requeue_after,
         )
+
+    def _settle_stalled(self) -> None:
+        """Whatever was in the way and is no more; a job that has failed stays so for its own reason."""
+        failed = find(self.conditions, Stage.FAILED)
+        if Stage.STALLED in self.set_now or not self.holds(Stage.STALLED):
+            return
+        if failed is None or failed.status != "True":
+            self.condition(Stage.STALLED, "False", "GoesOn", "What was in the way is gone.")
+        else:
+            self.condition(Stage.STALLED, "True", failed.reason, failed.message or "")
 
     def _condition_events(self, ref: Ref) -> list[Event]:
         """One Event per condition that has become True, or False for a reason to know."""
