@@ -18,12 +18,12 @@ from finetune_operator.reconcile.finetunejob.draft import Draft
 LOOK_AGAIN_SECONDS = 15.0
 """A ServiceAccount is not watched: after a refusal it is read again."""
 WAITING_FOR_JOB = "WaitingForJob"
+MADE = {"Adapter": "an adapter", "Model": "a whole model", "Endpoint": "a model that lives at a provider"}
 TAKES = {
-    "Model": "made an adapter; {} takes a whole model: a job with adapter Full. "
-    "An adapter is served on its base by an AdapterDeployment.",
-    "Adapter": "made a whole model; {} takes an adapter: a job with adapter LoRA or another of its kin.",
+    "Model": "a whole model: a job with adapter Full. An adapter is served on its base by an AdapterDeployment.",
+    "Adapter": "an adapter: a job with adapter LoRA or another of its kin.",
 }
-"""What is said to a job that made the other kind."""
+"""What a reference is for, as the end of a sentence about a job that made something else."""
 
 
 class Made(NamedTuple):
@@ -60,7 +60,8 @@ def finished_upstream(draft: Draft, reference: str, name: str, kind: Literal["Mo
     artifact = upstream.status.artifact
     assert artifact is not None
     if kind is not None and artifact.kind != kind:
-        refuse(draft, Finding(Reason.UNSUPPORTED, f"FineTuneJob {name} {TAKES[kind].format(reference)}"))
+        sentence = f"FineTuneJob {name} made {MADE[artifact.kind]}; {reference} takes {TAKES[kind]}"
+        refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
         return None
     return Made(artifact.uri, artifact.digest, upstream.spec.output.secret_ref, str(body["metadata"]["uid"]))
 
