@@ -254,6 +254,8 @@ def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
     return unsupported("deploy.template.server.baseModel is the job's own base model: leave it out.")
 
 
+DEPLOY: list[Check] = [deploy_writes_text, deploy_can_be_served, deploy_leaves_the_base_out]
+"""Looked at again at the end, as deploy may change after the start."""
 BEFORE_START: list[Check] = [
     method_fits_the_adapter,
     backend_is_supported,
@@ -267,9 +269,7 @@ BEFORE_START: list[Check] = [
     metrics_fit_the_method,
     suites_fit_the_method,
     evaluation_has_rows,
-    deploy_writes_text,
-    deploy_can_be_served,
-    deploy_leaves_the_base_out,
+    *DEPLOY,
 ]
 
 

@@ -7,11 +7,7 @@ from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob import attempts, records, release
-from finetune_operator.reconcile.finetunejob.checks import (
-    deploy_can_be_served,
-    deploy_leaves_the_base_out,
-    first_finding,
-)
+from finetune_operator.reconcile.finetunejob.checks import DEPLOY, first_finding
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
 CREATED = "Created"
@@ -81,12 +77,14 @@ def deploy(draft: Draft) -> None:
     """Create the AdapterDeployment of spec.deploy, once; one that is not ours is left alone."""
     wanted = draft.job.spec.deploy
     if wanted is None:
+        if draft.holds(Stage.DEPLOY_CONFLICT):
+            draft.condition(Stage.DEPLOY_CONFLICT, "False", "NotAsked", "spec.deploy has been taken out.")
         return
     created = f"AdapterDeployment {wanted.name} was created."
     known = find(draft.conditions, Stage.DEPLOY_CONFLICT)
     if known is not None and (known.reason, known.message) == (CREATED, created):
         return  # deleted since, perhaps: that is its owner's right
-    finding = first_finding([deploy_can_be_served, deploy_leaves_the_base_out], draft.job.spec)
+    finding = first_finding(DEPLOY, draft.job.spec)
     if finding is not None:
         draft.condition(Stage.DEPLOY_CONFLICT, "True", finding.reason, finding.message)
         return
