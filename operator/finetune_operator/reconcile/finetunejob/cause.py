@@ -17,6 +17,8 @@ from finetune_operator.manifests.training import CONTAINER
 
 KILLED = 137
 TERMINATED = 143
+UNSEEN = ("Unknown", "ContainerStatusUnknown")
+"""What containerd and the kubelet call the end of a container that was gone when they came back; with exit codes of their own."""
 MESSAGE_LIMIT = 600
 UNCOUNTED = (Reason.INTERRUPTED, Reason.INFRASTRUCTURE)
 """Ends that are no failure of the job."""
@@ -100,6 +102,9 @@ def _of_container(terminated: Manifest) -> Ending:
         return Ending(Reason.OUT_OF_MEMORY, "The container was killed for using more memory than its limit.", summary)
     if summary is not None and summary.error is not None:
         return Ending(_known(summary.error.code), summary.error.message, summary)
+    if terminated.get("reason") in UNSEEN:
+        said = f"Its node was restarted, or lost the container: nobody saw it end ({terminated['reason']}, exit code {code})."
+        return Ending(Reason.INFRASTRUCTURE, said, summary)
     if code == KILLED:
         return Ending(Reason.INTERRUPTED, "The container was killed (SIGKILL).", summary)
     if code == TERMINATED:
