@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from finetune_api.artifacts import job_folder
 from finetune_api.conditions import Condition, find, is_true
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
@@ -59,6 +60,11 @@ class Draft:
     def uid(self) -> str:
         """uid of the job."""
         return str(self.seen.body["metadata"]["uid"])
+
+    @property
+    def folder(self) -> str:
+        """Address of what the job stores."""
+        return job_folder(self.job.spec.output.uri, self.namespace, self.name, self.uid)
 
     @property
     def conditions(self) -> list[Condition]:
@@ -146,7 +152,7 @@ class Draft:
         if self.reads:
             return Plan(reads=tuple(dict.fromkeys(self.reads)))
         self._settle_stalled()
-        self.update(observed_generation=self.seen.body["metadata"].get("generation", 0))
+        self._have_looked()
         ref = ref_of(self.seen.body)
         return Plan(
             create=tuple(self.create),
@@ -166,6 +172,11 @@ class Draft:
             self.condition(Stage.STALLED, "False", "GoesOn", "What was in the way is gone.")
         else:
             self.condition(Stage.STALLED, "True", failed.reason, failed.message or "")
+
+    def _have_looked(self) -> None:
+        """What still stands was looked at with this spec too: kubectl wait takes no condition of an earlier generation."""
+        looked = {"observed_generation": self.seen.body["metadata"].get("generation", 0)}
+        self.update(conditions=[each.model_copy(update=looked) for each in self.conditions] or None, **looked)
 
     def _condition_events(self, ref: Ref) -> list[Event]:
         """One Event per condition that has become True, or False for a reason to know."""
