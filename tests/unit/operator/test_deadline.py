@@ -66,3 +66,12 @@ def test_a_reading_that_failed_is_not_tried_again_after_the_deadline() -> None:
     assert condition(status, "Failed") == LATE
     assert status["attempts"][-1]["outcome"] == reason
     assert f"create Job {attempt('Collect', 2)}" not in world.log
+
+
+def test_a_reading_that_fails_for_good_says_where_the_result_is() -> None:
+    world = collecting(10)
+    world.end_pod(COLLECT, exit_code(Reason.ACCESS_DENIED), an_error("Collect", Reason.ACCESS_DENIED, "no such key"))
+    status = world.settle()
+    assert condition(status, "Failed") == ("True", "AccessDenied")
+    folder = "s3://models/team/bot/bot000-uid"
+    assert status["error"]["message"] == f"Trained, but the result in {folder} could not be read: no such key"

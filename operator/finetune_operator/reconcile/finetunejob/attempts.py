@@ -180,7 +180,12 @@ def _go_on(draft: Draft, record: Record) -> None:
     message = progress.introduction(draft, record) + message
     if reason in PULL_FAILURES and pulling_seconds(draft, pods) >= PULL_SECONDS:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
-        draft.fail(Reason.IMAGE_PULL_FAILED, f"{message} Set an image the nodes can pull, or imagePullSecrets.")
+        _give_up(
+            draft,
+            record.stage,
+            Reason.IMAGE_PULL_FAILED,
+            f"{message} Set an image the nodes can pull, or imagePullSecrets.",
+        )
         return
     _say(draft, record.stage, reason, message)
 
@@ -199,19 +204,26 @@ def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
     reason = end.reason or Reason.INTERNAL_ERROR
     where = f"{record.stage} attempt {record.number}"
     if not end.can_retry:
-        draft.fail(reason, end.message)
+        _give_up(draft, record.stage, reason, end.message)
         return False
     of_stage = records.of_stage(draft, record.stage)
     allowed = MAX_RETRIES if draft.job.spec.max_retries is None else draft.job.spec.max_retries
     if end.counts and sum(each.counts and each.outcome != SUCCEEDED for each in of_stage) > allowed:
-        draft.fail(reason, f"{end.message} ({where}; maxRetries {allowed} is used up)")
+        _give_up(draft, record.stage, reason, f"{end.message} ({where}; maxRetries {allowed} is used up)")
         return False
     for uncounted, limit in ((Reason.INFRASTRUCTURE, MAX_LOST), (Reason.INTERRUPTED, MAX_INTERRUPTED)):
         if reason == uncounted and sum(each.outcome == uncounted for each in of_stage) > limit:
-            draft.fail(Reason.INFRASTRUCTURE, f"{end.message} ({where}; more than {limit} times)")
+            _give_up(draft, record.stage, Reason.INFRASTRUCTURE, f"{end.message} ({where}; more than {limit} times)")
             return False
     draft.warn(reason, f"{where} ended: {record.message}")
     return True
+
+
+def _give_up(draft: Draft, stage: PodStage, reason: Reason, message: str) -> None:
+    """The job fails; where only the reading of its result did, that is there all the same."""
+    if stage == "Collect":
+        message = f"Trained, but the result in {draft.folder} could not be read: {message}"
+    draft.fail(reason, message)
 
 
 def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:

@@ -1,7 +1,6 @@
 """After the end: nothing runs on, an AdapterDeployment is created once, the job expires. And the ends that come from outside."""
 
 from finetune_api import API_VERSION
-from finetune_api.artifacts import job_folder
 from finetune_api.conditions import find
 from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
@@ -56,14 +55,10 @@ def past_deadline(draft: Draft) -> bool:
     message = f"Not finished {late}; checkpoints are kept."
     if trained_at is not None:
         message = (
-            f"Trained, but not finished {late}: the result is in {_folder(draft)}, and could not be read from there."
+            f"Trained, but not finished {late}: the result is in {draft.folder}, and could not be read from there."
         )
     _end(draft, Reason.DEADLINE_EXCEEDED, message)
     return True
-
-
-def _folder(draft: Draft) -> str:
-    return job_folder(draft.job.spec.output.uri, draft.namespace, draft.name, draft.uid)
 
 
 def _end(draft: Draft, reason: Reason, message: str) -> None:
