@@ -1,5 +1,6 @@
 """The base model: load or build it; as a whole model, settle it. Adapters are :mod:`finetune_trainer.adapter`'s."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
+    GenerationConfig,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -74,6 +76,8 @@ def load_base(inputs: Inputs, folder: Path, numerics: Numerics) -> Base:
         head = head_of(resolved)
         torch.manual_seed(resolved.training.seed)  # a new head is random, in every attempt alike
         model, fresh = _from_folder(folder, resolved.adapter, numerics, head)
+    if model.can_generate():
+        _drop_idle_settings(model.generation_config)
     if head:
         fit_padding(model, tokenizer)
     new_tokens.make_room(model, added)
@@ -119,6 +123,16 @@ def _from_folder(
     missing = sorted(report["missing_keys"])
     _check_whole(missing, f"{model.base_model_prefix}." if head else "")
     return model, tuple(sorted({name.rpartition(".")[0] for name in missing}))
+
+
+def _drop_idle_settings(generation: GenerationConfig) -> None:
+    """Leave out what does nothing, as a temperature without sampling: transformers reads such a file with a warning, and refuses to
+    write it once the end tokens are others. Which settings those are only its error says."""
+    try:
+        generation.validate(strict=True)
+    except ValueError as error:
+        for name in re.findall(r"^- `(\w+)`:", str(error), re.MULTILINE):
+            setattr(generation, name, None)
 
 
 def _check_whole(missing: list[str], body: str) -> None:
