@@ -1,28 +1,19 @@
-"""The machinery under the decisions: cache, queue, acting, watching, settings. No API server: its part is played in place."""
+"""The machinery under the decisions: cache, queue, watching, settings. No API server: its part is played in place."""
 
 import asyncio
 from itertools import islice
-from typing import Any
 
 import pytest
 
-import serving_builders as serving
+from api_server_stand_in import Server, stored
 from builders import SETTINGS, World, a_job
-from finetune_operator import act, workers
-from finetune_operator.act import Actor, contains, event_manifest, merge_patch
+from finetune_operator import workers
 from finetune_operator.cache import Cache
-from finetune_operator.cluster import ApiError, path
-from finetune_operator.plan import Event, Key, Plan, Ref, Sources, StatusWrite, ref_of
-from finetune_operator.reports import ReportStore
+from finetune_operator.cluster import path
+from finetune_operator.plan import Key, Sources
 from finetune_operator.settings import from_environment
 from finetune_operator.watch import Backoffs, Watch
 from finetune_operator.workers import Workers
-
-
-def stored(version: str, **meta: Any) -> dict[str, Any]:
-    body = a_job()
-    return {**body, "metadata": {**body["metadata"], "resourceVersion": version, **meta}}
-
 
 # cache
 
@@ -48,169 +39,6 @@ def test_children_are_found_by_label_while_they_carry_it() -> None:
     assert len(cache.labelled("Job", "team", "finetune.dev/job-uid", "u")) == 1
     cache.store("Job", stored("2"))
     assert cache.labelled("Job", "team", "finetune.dev/job-uid", "u") == []
-
-
-# acting
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "patch"),
-    [
-        pytest.param({}, {"a": 1}, {"a": 1}, id="added"),
-        pytest.param({"a": 1, "b": 2}, {"a": 1}, {"b": None}, id="an absent field becomes null"),
-        pytest.param({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": None}}, id="nested"),
-        pytest.param({"a": [1, 2]}, {"a": [2]}, {"a": [2]}, id="lists are replaced"),
-        pytest.param({"a": {"b": 1}}, {"a": {"b": 1}}, {}, id="equal: nothing is sent"),
-    ],
-)
-def test_merge_patch(old: Any, new: Any, patch: Any) -> None:
-    assert merge_patch(old, new) == patch
-
-
-@pytest.mark.parametrize(
-    ("actual", "wanted", "expected"),
-    [
-        ({"a": 1, "defaulted": 2}, {"a": 1}, True),
-        ({"a": [{"n": 1, "defaulted": 2}]}, {"a": [{"n": 1}]}, True),
-        ({"a": [1, 2]}, {"a": [1]}, False),
-        ({"a": 1}, {"a": 1, "b": 2}, False),
-    ],
-)
-def test_contains(actual: Any, wanted: Any, expected: bool) -> None:
-    assert contains(actual, wanted) is expected
-
-
-def test_the_same_event_has_the_same_name() -> None:
-    about = ref_of(a_job())
-    first = event_manifest(Event(about, "Normal", "Planned", "30 steps"), act.utc_now())
-    again = event_manifest(Event(about, "Normal", "Planned", "30 steps"), act.utc_now())
-    other = event_manifest(Event(about, "Normal", "Planned", "31 steps"), act.utc_now())
-    assert first["metadata"]["name"] == again["metadata"]["name"] != other["metadata"]["name"]
-
-
-class Server:
-    """The API server's part for an Actor: keeps objects, refuses outdated patches."""
-
-    def __init__(self, *bodies: dict[str, Any]) -> None:
-        self.bodies = {(body["kind"], body["metadata"]["name"]): body for body in bodies}
-        self.patches: list[Any] = []
-        self.applied: list[Any] = []
-
-    async def get(self, ref: Ref) -> dict[str, Any] | None:
-        return self.bodies.get((ref.kind, ref.name))
-
-    async def create(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        key = (manifest["kind"], manifest["metadata"]["name"])
-        if key in self.bodies:
-            raise ApiError(409, "exists")
-        self.bodies[key] = manifest
-        return manifest
-
-    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
-        meta = {**manifest["metadata"], "resourceVersion": str(len(self.applied) + 1)}
-        self.applied.append({**manifest, "metadata": meta})
-        return self.applied[-1]
-
-    async def patch_status(self, ref: Ref, status: Any, version: str) -> dict[str, Any]:
-        body = self.bodies[ref.kind, ref.name]
-        if body["metadata"]["resourceVersion"] != version:
-            raise ApiError(409, "outdated")
-        self.patches.append(status)
-        return {**body, "metadata": {**body["metadata"], "resourceVersion": str(int(version) + 1)}, "status": status}
-
-    async def list_all(self, kind: str, namespace: str | None, *, metadata_only: bool = False) -> list[Any]:
-        return [body for (known, _), body in self.bodies.items() if known == kind]
-
-
-def an_actor(server: Server, *known: dict[str, Any]) -> tuple[Actor, Cache]:
-    cache = Cache()
-    for body in known:
-        cache.store(body["kind"], body)
-    sources = Sources(SETTINGS, cache, ReportStore(since=act.utc_now()), {})
-    return Actor(server, sources, lambda kind, body: cache.store(kind, body) or None), cache  # type: ignore[arg-type]
-
-
-async def test_a_status_decided_on_an_old_state_is_not_written() -> None:
-    server = Server(stored("5"))
-    actor, cache = an_actor(server, stored("4"))
-    plan = Plan(statuses=(StatusWrite(ref_of(stored("4")), {"state": "Old"}),))
-    assert await actor._carry_out(plan) is False
-    assert server.patches == []
-    newest = cache.get("FineTuneJob", "team", "bot")
-    assert newest is not None
-    assert newest["metadata"]["resourceVersion"] == "5"
-
-
-@pytest.mark.parametrize(("owner", "accepted"), [("mine", True), ("other", False)])
-async def test_a_taken_name_is_ours_only_with_our_controller(owner: str, accepted: bool) -> None:
-    def job(uid: str) -> dict[str, Any]:
-        return stored("1", ownerReferences=[{"uid": uid, "controller": True}])
-
-    actor, cache = an_actor(Server(job(owner)))
-    if accepted:
-        await actor._carry_out(Plan(create=(job("mine"),)))
-        assert cache.get("FineTuneJob", "team", "bot") is not None
-    else:
-        with pytest.raises(ApiError, match="exists"):
-            await actor._carry_out(Plan(create=(job("mine"),)))
-
-
-async def test_apply_is_sent_only_when_something_differs() -> None:
-    def service(**labels: str) -> dict[str, Any]:
-        meta = {"name": "bot", "namespace": "team", "labels": labels}
-        return {"apiVersion": "v1", "kind": "Service", "metadata": meta, "spec": {}}
-
-    server = Server()
-    actor, cache = an_actor(server)
-    for manifest in (service(a="1", b="2"), service(a="1", b="2"), service(a="1"), service(a="1")):
-        await actor._carry_out(Plan(apply=(manifest,)))
-    assert [body["metadata"]["labels"] for body in server.applied] == [{"a": "1", "b": "2"}, {"a": "1"}]
-    restarted, _ = an_actor(server, *cache.all("Service"))
-    await restarted._carry_out(Plan(apply=(service(a="1"),)))
-    assert len(server.applied) == 2, "after a restart an object that is as it should be is left alone"
-    changed = {
-        **server.applied[-1],
-        "metadata": {**server.applied[-1]["metadata"], "labels": {}, "resourceVersion": "9"},
-    }
-    cache.store("Service", changed)
-    await actor._carry_out(Plan(apply=(service(a="1"),)))
-    assert len(server.applied) == 3, "drift is corrected"
-
-
-async def test_a_failure_that_stays_is_written_into_the_status() -> None:
-    server = Server(stored("1"))
-    actor, _ = an_actor(server, stored("1"))
-    await actor.failed(Key("FineTuneJob", "team", "bot"), RuntimeError("no way"), 1)
-    assert server.patches == []
-    await actor.failed(Key("FineTuneJob", "team", "bot"), RuntimeError("no way"), 3)
-    (condition,) = server.patches[0]["conditions"]
-    assert (condition["type"], condition["reason"]) == ("Stalled", "ReconcileError")
-    assert "no way" in condition["message"]
-
-
-async def test_what_is_refused_to_a_pool_is_written_into_its_members_status() -> None:
-    world = serving.World().add(serving.an_adep("left"))
-    world.settle()
-    world.edit("left", mode="Merged")
-    world.settle()
-    bodies = [serving.an_adep("one"), serving.an_adep("two", "b"), serving.an_adep("apart", server={"pool": "other"})]
-    server = Server(*bodies, world.adep("left"))
-    actor, world.cache = an_actor(server, *(body for _, body in world.add(*bodies).cache.kinds()))
-    pool = Key("Pool", "team", world.pool_of("left"))
-    refused = ApiError(403, "PATCH deployments/x: 403 exceeded quota: small")
-    await actor.failed(pool, refused, 3)
-    assert len(server.patches) == 2
-    for name in ("one", "two"):
-        status, reason, said = world.ready(name)
-        assert (status, reason) == ("False", "ReconcileError")
-        assert "exceeded quota: small" in said
-        assert world.is_stalled(name)
-        assert world.adep(name)["status"]["state"] == "ReconcileError"
-    await actor.failed(pool, refused, 4)
-    assert len(server.patches) == 2, "said once"
-    assert world.ready("left")[1] == "Unsupported", "two that write one status would never come to rest"
-    world.settle()
-    assert world.ready("one")[1] == "Starting"
 
 
 # the queue
