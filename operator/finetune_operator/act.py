@@ -58,7 +58,8 @@ class Actor:
         if failures < FAILURES_BEFORE_STALLED:
             return
         for body in CONTROLLERS[key.kind].told(self._sources, key):
-            await self._write_status(StatusWrite(ref_of(body), failed_status(body, error, utc_now())))
+            write = StatusWrite(ref_of(body), failed_status(body, error, utc_now()))
+            await self._write_status(write, body["metadata"].get("generation"))
 
     async def _decide(self, key: Key) -> Plan:
         controller = CONTROLLERS[key.kind]
@@ -84,8 +85,11 @@ class Actor:
                 return await self._cluster.get(ref)
 
     async def _carry_out(self, plan: Plan) -> bool:
+        """False when it was decided on an old state: the newest is in the cache now."""
+        decided_on = [self._generation(write.ref) for write in plan.statuses]  # nothing was awaited since
         for manifest in plan.create:
-            await self._create(manifest)
+            if not await self._create(manifest):
+                return False
         for manifest in plan.apply:
             await self._apply(manifest)
         for ref in plan.delete:
@@ -93,10 +97,15 @@ class Actor:
             logger.info("deleted %s %s/%s", *ref[1:4])
         for event in plan.events:  # before the status: a crash in between repeats them, and repeated ones are dropped
             await self._emit(event)
-        written = [await self._write_status(write) for write in plan.statuses]
+        written = [await self._write_status(*each) for each in zip(plan.statuses, decided_on, strict=True)]
         return all(written)
 
-    async def _create(self, manifest: Manifest) -> None:
+    def _generation(self, ref: Ref) -> object:
+        cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)
+        return cached and cached["metadata"].get("generation")
+
+    async def _create(self, manifest: Manifest) -> bool:
+        """False when it exists, cannot be changed, and says something else: that is for the next decision, which sees it."""
         try:
             created = await self._cluster.create(manifest)
         except ApiError as error:
@@ -105,10 +114,11 @@ class Actor:
             existing = await self._cluster.get(ref_of(manifest))
             if existing is None or _owner(existing) != _owner(manifest):
                 raise
-            created = existing
-        else:
-            logger.info("created %s %s/%s", *ref_of(created)[1:4])
+            self._seen(manifest["kind"], existing)
+            return not manifest.get("immutable") or existing.get("data") == manifest["data"]
+        logger.info("created %s %s/%s", *ref_of(created)[1:4])
         self._seen(manifest["kind"], created)
+        return True
 
     async def _apply(self, manifest: Manifest) -> None:
         ref = ref_of(manifest)
@@ -126,12 +136,18 @@ class Actor:
         self._applied[ref] = (digest, _spec_version(answer))
         self._seen(ref.kind, answer)
 
-    async def _write_status(self, write: StatusWrite) -> bool:
-        """Patch what differs; False when it was decided on an old state: the newest is in the cache now."""
+    async def _write_status(self, write: StatusWrite, decided_on: object) -> bool:
+        """Patch what differs; False when it was decided on another generation, or an old state.
+
+        The cache may have gone on while the plan was carried out, and then its version would let pass what is about an old spec:
+        startTime above all, which locks the spec that was frozen.
+        """
         ref = write.ref
         cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)
         if cached is None or cached["metadata"].get("uid") != ref.uid:
             return True  # deleted meanwhile
+        if cached["metadata"].get("generation") != decided_on:
+            return False
         patch = merge_patch(cached.get("status") or {}, write.status)
         if not patch:
             return True

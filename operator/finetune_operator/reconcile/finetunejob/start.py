@@ -3,6 +3,8 @@
 Order matters: the ConfigMap first, then startTime (from which the API server refuses changes), then the first Job.
 """
 
+from pydantic import ValidationError
+
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Stage
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
@@ -65,7 +67,7 @@ def frozen(draft: Draft) -> bool:
         draft.create.append(config_map(new_config(draft), draft.seen.settings))
     if draft.status.start_time is not None:
         return False
-    if existing is not None and frozen_config(draft) != new_config(draft):
+    if existing is not None and not _is_current(draft):
         draft.delete.append(ref_of(existing))  # the spec changed between freezing and starting
         draft.later(0.5)
         return True
@@ -74,6 +76,14 @@ def frozen(draft: Draft) -> bool:
     draft.condition(Stage.RUNNING, "False", "Preparing", "The data is prepared first.")
     draft.stand("Preparing", "The configuration is frozen; the data is about to be read and checked.")
     return True
+
+
+def _is_current(draft: Draft) -> bool:
+    """Whether what is frozen is what would be now; what cannot be read was not written by this version, and is not."""
+    try:
+        return frozen_config(draft) == new_config(draft)
+    except (KeyError, ValidationError):
+        return False
 
 
 def new_config(draft: Draft) -> JobConfig:
