@@ -10,7 +10,7 @@ from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_operator.backends import BACKENDS
 from finetune_operator.cache import ATTEMPT_LABEL, STAGE_LABEL, Manifest, labels_of
-from finetune_operator.manifests.training import Attempt, attempt_name
+from finetune_operator.manifests.training import Attempt, attempt_name, nodes_of
 from finetune_operator.plan import ref_of
 from finetune_operator.reconcile.finetunejob import progress, records
 from finetune_operator.reconcile.finetunejob.cause import (
@@ -20,6 +20,7 @@ from finetune_operator.reconcile.finetunejob.cause import (
     has_ended_by_itself,
     has_started,
     is_alive,
+    is_disrupted,
     is_over,
     last_words,
 )
@@ -171,14 +172,16 @@ def _go_on(draft: Draft, record: Record) -> None:
     """The attempt runs, or is about to."""
     pods = pods_of(draft, record)
     _listen(draft, record, pods)
-    if has_started(pods):
+    pods = [pod for pod in pods if is_alive(pod) or not is_disrupted(pod)]  # its Job replaces an evicted one
+    current = [pod for pod in pods if is_alive(pod)]
+    if len(pods) >= nodes_of(draft.job.spec, record.stage) and all(map(has_started, current)):
         progress.running(draft, record, *ONGOING[record.stage])
         return
     age = draft.since(record.start_time or timestamp(draft.now))
     job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
-    reason, message = why_not_started(draft, job, pods, age)
+    reason, message = why_not_started(draft, job, current, age)
     message = progress.introduction(draft, record) + message
-    if reason in PULL_FAILURES and pulling_seconds(draft, pods) >= PULL_SECONDS:
+    if reason in PULL_FAILURES and pulling_seconds(draft, current) >= PULL_SECONDS:
         stop(draft, Reason.IMAGE_PULL_FAILED, message)
         _give_up(
             draft,

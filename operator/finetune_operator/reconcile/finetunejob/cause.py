@@ -64,17 +64,11 @@ def last_words(pods: Sequence[Manifest]) -> Ending | None:
     terminated = _terminated(pod)
     if pod is None or terminated is None or not terminated.get("exitCode"):
         return None
-    return _of_pod(pod, terminated) if _is_deleted(pod) and not _is_disrupted(pod) else None
+    return _of_pod(pod, terminated) if _is_deleted(pod) and not is_disrupted(pod) else None
 
 
 def _is_deleted(pod: Manifest) -> bool:
     return "deletionTimestamp" in pod["metadata"]
-
-
-def _is_disrupted(pod: Manifest) -> bool:
-    """Evicted, preempted, drained: the Job's podFailurePolicy lets such a pod be replaced."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return any(each["type"] == "DisruptionTarget" and each["status"] == "True" for each in conditions)
 
 
 def _seen(pods: Sequence[Manifest], failed: Manifest) -> Ending:
@@ -200,9 +194,15 @@ def is_alive(pod: Manifest) -> bool:
     return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 
-def has_started(pods: Sequence[Manifest]) -> bool:
-    """Whether the trainer container of any pod runs or ran."""
-    statuses = [status for pod in pods for status in (pod.get("status") or {}).get("containerStatuses") or []]
+def is_disrupted(pod: Manifest) -> bool:
+    """Evicted, preempted, drained: the Job's podFailurePolicy lets such a pod be replaced."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(each["type"] == "DisruptionTarget" and each["status"] == "True" for each in conditions)
+
+
+def has_started(pod: Manifest) -> bool:
+    """Whether the pod's trainer container runs or ran."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return any(
         "waiting" not in status.get("state", {"waiting": {}}) for status in statuses if status["name"] == CONTAINER
     )
