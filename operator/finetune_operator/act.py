@@ -160,6 +160,7 @@ class Actor:
                 raise
             newest = await self._cluster.get(ref)
             if newest is not None:
+                self._sources.cache.refuse(ref.kind, cached)
                 self._seen(ref.kind, newest)
             return False
         if "state" in patch:

@@ -114,6 +114,13 @@ class Cache:
         self._forget(kind, known)
         return True
 
+    def refuse(self, kind: str, state: Manifest) -> None:
+        """Forget a state that the API server has refused, unless a newer one is known: what is stored next takes its place even
+        under a lower version. A restored etcd counts on from its backup."""
+        meta = state["metadata"]
+        if self.get(kind, meta["namespace"], meta["name"]) is state:
+            self._forget(kind, state)
+
     def _forget(self, kind: str, body: Manifest) -> None:
         namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
         for index in _indexes(kind, body):

@@ -7,7 +7,7 @@ import pytest
 
 from api_server_stand_in import Server, an_actor, stored
 from finetune_operator.manifests.training import CONFIG_KEY, config_name
-from finetune_operator.plan import Key
+from finetune_operator.plan import Key, Plan, Ref, StatusWrite, ref_of
 
 KEY = Key("FineTuneJob", "team", "bot")
 CONFIG = config_name("bot", stored("1")["metadata"]["uid"])
@@ -95,3 +95,25 @@ async def test_a_configuration_of_before_that_says_the_same_is_kept() -> None:
     kept = cluster.server.put(earlier.server.bodies["ConfigMap", CONFIG])
     await cluster.start()
     assert cluster.server.bodies["ConfigMap", CONFIG] == kept
+
+
+class Restored(Server):
+    """An API server whose etcd was restored from a backup: its versions are lower than those the operator has seen."""
+
+    async def get(self, ref: Ref) -> dict[str, Any] | None:
+        found = await super().get(ref)
+        self.meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("is_newer_seen", [False, True])
+async def test_after_a_restored_backup_a_refused_state_gives_way_and_no_other(is_newer_seen: bool) -> None:
+    server = Restored(stored("5"))
+    actor, cache = an_actor(server, stored("900"))
+    if is_newer_seen:
+        server.meanwhile = lambda: cache.store("FineTuneJob", stored("901")) and None
+    plan = Plan(statuses=(StatusWrite(ref_of(stored("900")), {"state": "New"}),))
+    assert await actor._carry_out(plan) is False
+    known = cache.get("FineTuneJob", "team", "bot")
+    assert known == stored("901" if is_newer_seen else "5")
+    assert await actor._carry_out(plan) is not is_newer_seen
