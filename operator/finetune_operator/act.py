@@ -6,7 +6,7 @@ Every action is safe to repeat. What the API server answers goes the way of a wa
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -35,6 +35,14 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+class Refused(Exception):
+    """What the API server refused of single owners' objects, by the owner's uid; everything else was carried out."""
+
+    def __init__(self, errors: Mapping[str, ApiError]) -> None:
+        super().__init__("; ".join(map(str, errors.values())))
+        self.errors = errors
+
+
 class Actor:
     """Carries plans out."""
 
@@ -58,8 +66,10 @@ class Actor:
         if failures < FAILURES_BEFORE_STALLED:
             return
         for body in CONTROLLERS[key.kind].told(self._sources, key):
-            write = StatusWrite(ref_of(body), failed_status(body, error, utc_now()))
-            await self._write_status(write, body["metadata"].get("generation"))
+            own = error.errors.get(body["metadata"]["uid"]) if isinstance(error, Refused) else error
+            if own is not None:
+                write = StatusWrite(ref_of(body), failed_status(body, own, utc_now()))
+                await self._write_status(write, body["metadata"].get("generation"))
 
     async def _decide(self, key: Key) -> Plan:
         controller = CONTROLLERS[key.kind]
@@ -90,15 +100,31 @@ class Actor:
         for manifest in plan.create:
             if not await self._create(manifest):
                 return False
-        for manifest in plan.apply:
-            await self._apply(manifest)
+        refused = await self._apply_all(plan.apply)
         for ref in plan.delete:
             await self._cluster.delete(ref)
             logger.info("deleted %s %s/%s", *ref[1:4])
         for event in plan.events:  # before the status: a crash in between repeats them, and repeated ones are dropped
-            await self._emit(event)
-        written = [await self._write_status(*each) for each in zip(plan.statuses, decided_on, strict=True)]
+            if event.regarding.uid not in refused:
+                await self._emit(event)
+        writes = [each for each in zip(plan.statuses, decided_on, strict=True) if each[0].ref.uid not in refused]
+        written = [await self._write_status(*each) for each in writes]
+        if refused:
+            raise Refused(refused)
         return all(written)
+
+    async def _apply_all(self, manifests: Sequence[Manifest]) -> dict[str, ApiError]:
+        """What is refused of objects that one owner alone needs, by its uid: whatever has several owners, or none, ends the plan."""
+        refused = {}
+        for manifest in manifests:
+            try:
+                await self._apply(manifest)
+            except ApiError as error:
+                owner, _ = _owner(manifest)
+                if owner is None:
+                    raise
+                refused[owner] = error
+        return refused
 
     def _generation(self, ref: Ref) -> object:
         cached = self._sources.cache.get(ref.kind, ref.namespace, ref.name)

@@ -47,7 +47,11 @@ class Event(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What shall happen next. Carried out in the order of the fields; the first error ends it and the key is tried again."""
+    """What shall happen next. Carried out in the order of the fields; the first error ends it and the key is tried again.
+
+    But an object to be applied that has a controller is its controller's affair: where it is refused, only what would be said of
+    that owner is left out.
+    """
 
     reads: tuple[Ref, ...] = ()
     """Objects that are not cached and must be read first (ServiceAccount; Namespace; Event: the Warnings about

@@ -8,7 +8,7 @@ import serving_builders as serving
 from api_server_stand_in import Server, an_actor, stored
 from builders import a_job
 from finetune_operator import act
-from finetune_operator.act import contains, event_manifest, merge_patch
+from finetune_operator.act import Refused, contains, event_manifest, merge_patch
 from finetune_operator.cluster import ApiError
 from finetune_operator.plan import Event, Key, Plan, StatusWrite, ref_of
 
@@ -129,3 +129,37 @@ async def test_what_is_refused_to_a_pool_is_written_into_its_members_status() ->
     assert world.ready("left")[1] == "Unsupported", "two that write one status would never come to rest"
     world.settle()
     assert world.ready("one")[1] == "Starting"
+
+
+class Strict(Server):
+    """Refuses the Service of one name, as an admission webhook may."""
+
+    refuses: str | None = None
+
+    async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
+        if (manifest["kind"], manifest["metadata"]["name"]) == ("Service", self.refuses):
+            raise ApiError(403, "PATCH services/one: 403 services must have a label")
+        return await super().apply(manifest)
+
+
+async def test_what_is_refused_of_one_members_own_is_said_to_it_alone() -> None:
+    bodies = [serving.an_adep("one"), serving.an_adep("two", "b")]
+    world, server = serving.World().add(*bodies), Strict(*bodies)
+    actor, world.cache = an_actor(server, *bodies)
+    keys = world.keys()
+    (pool,) = [key for key in keys if key.kind == "Pool"]
+    server.refuses = "one"
+    for failures in (1, 2, 3):
+        with pytest.raises(Refused, match="must have a label") as refused:
+            await actor.sync(pool)
+        await actor.failed(pool, refused.value, failures)
+        assert world.ready("two")[1] == "Starting"
+    assert world.ready("one")[:2] == ("False", "ReconcileError")
+    assert "must have a label" in world.ready("one")[2]
+    server.refuses = None
+    await actor.sync(pool)
+    assert world.ready("one")[1] == "Starting"
+    server.refuses = pool.name
+    world.remove("Service", pool.name)
+    with pytest.raises(ApiError, match="must have a label"):  # what all need is everybody's affair
+        await actor.sync(pool)
