@@ -1,8 +1,10 @@
 """How API types are written: the base class and the markers the CRD generator (:mod:`finetune_api.crd`) understands."""
 
+import re
+from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -48,6 +50,17 @@ def at_most_one(*fields: str) -> tuple[str, str]:
     return f"[{members}].filter(x, x).size() <= 1", f"set at most one of: {', '.join(fields)}"
 
 
+RFC_3339 = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]+)?(Z|[+-][0-9]{2}:[0-9]{2})")
+
+
+def _is_a_time(text: str) -> str:
+    """Pods say times, too, and the API server looks at their format only when the status is written."""
+    if not RFC_3339.fullmatch(text):
+        raise ValueError("a time is written as 2026-11-23T12:00:00Z")
+    datetime.fromisoformat(text)  # raises ValueError: no such day, no such hour
+    return text
+
+
 SET = {"x-kubernetes-list-type": "set"}
 """A list that says nothing twice."""
 MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -59,7 +72,7 @@ ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 Message = Annotated[str, Field(max_length=4096)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
-Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40)]
+Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40), AfterValidator(_is_a_time)]
 """RFC 3339 in UTC, seconds."""
 Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
 """A Kubernetes quantity, quoted: "2", "500m", "8Gi"."""

@@ -105,7 +105,7 @@ class Report(ApiModel):
     trainer_status: TrainerStatus
     checkpoints: Annotated[list[Checkpoint], Field(max_length=16)] | None = None
     """Newest committed checkpoints, oldest first."""
-    resumed_from_step: int | None = None
+    resumed_from_step: Annotated[int, Field(ge=0)] | None = None
     """Step this attempt went on from."""
     provider: ProviderStatus | None = None
     """A delegated job: the provider's side of it."""
@@ -125,7 +125,7 @@ class Trained(ApiModel):
     evaluation: EvaluationStatus | None = None
     gate_passed: bool
     """True also where the spec has no gate."""
-    trained_tokens: int
+    trained_tokens: Annotated[int, Field(ge=0)]
     steps: int
     loss: float | None = None
     """Last training loss."""

@@ -2,14 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from finetune_api.conditions import Conditions
 from finetune_api.model import ApiModel, Digest, Message, ShortText, Timestamp, Uri
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 
-Metrics = Annotated[dict[str, float], Field(max_length=32)]
+Metrics = Annotated[dict[str, FiniteFloat], Field(max_length=32)]
 
 
 class TrainerMetric(ApiModel):
@@ -176,7 +176,7 @@ class PlanStatus(ApiModel):
 class ValidationStatus(ApiModel):
     """What the loss on the validation rows came to during the training."""
 
-    loss: float
+    loss: FiniteFloat
     """Of the published step: the evaluation's Loss, for dpo, kto and orpo the loss they lower."""
     published_step: Annotated[int, Field(ge=0)]
     """Step whose weights are published."""

@@ -18,6 +18,7 @@ NOT_AS_IT_SHOULD_BE = "TrainingWarning"
 AT_PROVIDER = "AtProvider"
 """Where a provider's state is no reason that a condition can have."""
 MICRO_BATCH = "training.microBatchSize"
+READABLE = 1e6
 LOSS_METRICS = ("loss", "train_loss")
 
 
@@ -100,9 +101,14 @@ def _loss(said: TrainerStatus) -> str | None:
     if text is None:
         return None
     try:
-        return f"{float(text):.3f}"
+        return figure(float(text))
     except ValueError:
         return text[:32]
+
+
+def figure(value: float) -> str:
+    """A loss for the column, which takes no hundred digits: one that explodes has them."""
+    return f"{value:.3f}" if abs(value) < READABLE else f"{value:.3g}"
 
 
 def duration(seconds: int | None) -> str | None:

@@ -4,7 +4,7 @@ from finetune_api.pods import Prepared, Summary, Trained
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, EvaluationStatus, PlanStatus
 from finetune_operator.manifests.delegate import delegation
-from finetune_operator.reconcile.finetunejob import attempts, records
+from finetune_operator.reconcile.finetunejob import attempts, progress, records
 from finetune_operator.reconcile.finetunejob.cause import is_alive
 from finetune_operator.reconcile.finetunejob.draft import Draft
 from finetune_operator.reconcile.finetunejob.start import frozen_config
@@ -127,7 +127,7 @@ def _take_trained(draft: Draft, result: Trained) -> None:
     if draft.status.plan is not None:
         draft.update(plan=_completed(draft.status.plan, result))
     if result.loss is not None:
-        draft.update(loss=f"{result.loss:.3f}")
+        draft.update(loss=progress.figure(result.loss))
     draft.condition(Stage.ARTIFACT_STORED, "True", "Stored", f"{result.artifact.uri} ({result.artifact.digest})")
     if evaluation is None:
         draft.condition(
