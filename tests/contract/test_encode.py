@@ -106,6 +106,13 @@ def test_the_evaluation_asks_what_a_server_would_be_asked(tokenizer: Any) -> Non
     assert chats.training(single).labels[: len(chats.answer(single).labels)] == chats.answer(single).labels
 
 
+def test_the_vocabulary_is_not_looked_through_again_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    chats = encoder(tokenizer, "Messages", True)
+    monkeypatch.delattr(type(tokenizer), "get_added_vocab")
+    assert learned(tokenizer, chats.answer(TALK)) == "blue<|im_end|>"
+
+
 def test_another_answer_stands_where_the_own_one_stood(tokenizer: Any) -> None:
     rows, chats = encoder(tokenizer, "PromptCompletion", True), encoder(tokenizer, "Messages", True)
     assert rows.with_answer(ROW, "blue") == ROW | {"completion": " blue"}

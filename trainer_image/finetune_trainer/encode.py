@@ -53,8 +53,8 @@ class Encoder:
     """Train on answers (every assistant turn) only, or on all tokens."""
     training_template: str | None
     """Messages: the chat template that marks assistant turns."""
-    new_tokens: tuple[str, ...] = ()
-    """Added by the job: parts of texts, which end nothing."""
+    markers: frozenset[int] = frozenset()
+    """Tokens the base's vocabulary was given beside its words: ends of turns are among them."""
 
     def training(self, fields: Fields) -> Example:
         """A row to learn from; of a preference the longer side, of a text to classify all tokens."""
@@ -140,7 +140,7 @@ class Encoder:
     def _answered(self, fields: Fields, messages: list[Fields]) -> list[int]:
         """A conversation up to the end token of its answer; what a template puts after it is no answer."""
         ids = self._rendered(fields, messages)
-        return ids[: _last(ids, self.markers()) + 1]
+        return ids[: _last(ids, self.markers) + 1]
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
@@ -167,19 +167,17 @@ class Encoder:
         added = ids[-1:] == [self.tokenizer.eos_token_id] and not text.endswith(self.tokenizer.eos_token)
         return ids[:-1] if added else ids
 
-    def markers(self) -> set[int]:
-        """Tokens the base's vocabulary was given beside its words: ends of turns are among them."""
-        return {token for text, token in self.tokenizer.get_added_vocab().items() if text not in self.new_tokens}
-
 
 def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tokens: Sequence[str] = ()) -> Encoder:
-    """The encoder of a format. Raises Failure where the tokenizer cannot express it."""
+    """The encoder of a format; ``new_tokens``, which the job adds, are parts of texts. Raises Failure where the tokenizer cannot
+    express the format."""
     if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
     template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
     if format_ == "Messages":
         _check_texts(tokenizer, template)
-    return Encoder(tokenizer, format_, answers_only, template, tuple(new_tokens))
+    markers = frozenset(token for text, token in tokenizer.get_added_vocab().items() if text not in new_tokens)
+    return Encoder(tokenizer, format_, answers_only, template, markers)
 
 
 def _check_template(tokenizer: Any) -> None:
@@ -267,7 +265,7 @@ def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int
     """Tokens that end an answer: the model's own, the tokenizer's, and the one that ends a row's answer."""
     own = generation_eos if isinstance(generation_eos, list) else [generation_eos]
     end = encoder.answer(fields).input_ids[-1]
-    known = {encoder.tokenizer.eos_token_id, *encoder.markers()}
+    known = {encoder.tokenizer.eos_token_id, *encoder.markers}
     return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & known))
 
 
@@ -277,6 +275,6 @@ def shared(one: list[int], other: list[int]) -> int:
     return bisect_left(shorter, True, key=lambda place: one[: place + 1] != other[: place + 1])
 
 
-def _last(ids: list[int], wanted: set[int]) -> int:
+def _last(ids: list[int], wanted: frozenset[int]) -> int:
     """Place of the last wanted token; without one the last place."""
     return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in wanted), len(ids) - 1)
