@@ -186,14 +186,21 @@ def stated(spec: AdapterDeploymentSpec, server: Server) -> ResolvedAdapter:
 
 def with_runtime(found: ResolvedAdapter, server: Server) -> ResolvedAdapter | Finding:
     """What a job has made, with who serves it: a delegated job's provider, unless the spec names its address itself."""
+    clause = runtime_refusal(server, is_delegated=found.provider is not None)
+    if clause is not None:
+        return Finding(ServingReason.UNSUPPORTED, f"FineTuneJob {found.job_name} {clause}.")
+    asked = server.runtime.provider
+    return found.model_copy(update={"provider": asked}) if asked else found
+
+
+def runtime_refusal(server: Server, *, is_delegated: bool) -> str | None:
+    """Why a job's model cannot be served by the runtime that is asked for: what the job does, and what to leave out."""
     asked = server.runtime
-    if found.provider is None and asked.provider is not None:
-        sentence = f"FineTuneJob {found.job_name} made an adapter of its own; leave server.runtime.provider out."
-        return Finding(ServingReason.UNSUPPORTED, sentence)
-    if found.provider is not None and asked.transformers is not None and asked.transformers != TransformersRuntime():
-        sentence = f"FineTuneJob {found.job_name} was delegated: its model runs at the provider; leave server.runtime.transformers out."
-        return Finding(ServingReason.UNSUPPORTED, sentence)
-    return found.model_copy(update={"provider": asked.provider}) if asked.provider else found
+    if asked.provider is not None and not is_delegated:
+        return "trains in this cluster, and no provider has its model; leave server.runtime.provider out"
+    if is_delegated and asked.transformers is not None and asked.transformers != TransformersRuntime():
+        return "is delegated: its model runs at the provider; leave server.runtime.transformers out"
+    return None
 
 
 def of_job(body: Manifest) -> ResolvedAdapter | Finding:

@@ -48,13 +48,9 @@ def test_an_adapter_no_server_can_load_is_not_deployed(adapter: str, says: str) 
     assert message(status, "Accepted").endswith("use adapter LoRA, QLoRA, RsLoRA or LoraPlus, or leave deploy out.")
 
 
-def test_magnitudes_are_served_by_transformers_alone() -> None:
+def test_magnitudes_are_served_by_transformers() -> None:
     accepted = World(a_job(adapter={"type": "DoRA"}, deploy={"name": "x"})).settle()
     assert condition(accepted, "Accepted") == ("True", "Supported")
-    on_vllm = {"name": "x", "template": {"server": {"runtime": {"vllm": {}}}}}
-    status = World(a_job(adapter={"type": "QDoRA"}, deploy=on_vllm)).settle()
-    assert condition(status, "Accepted") == ("False", "Unsupported")
-    assert "or runtime transformers, or leave deploy out" in message(status, "Accepted")
 
 
 @pytest.mark.parametrize("method", SUPPORTED_METHODS)

@@ -14,7 +14,7 @@ from finetune_api.matrix import (
     skip_refusal,
 )
 from finetune_api.reasons import Reason
-from finetune_api.servable import SCORERS, servable
+from finetune_api.servable import SCORERS
 from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_api.v1alpha1.evaluation import rows_refusal
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
@@ -23,15 +23,13 @@ from finetune_operator.manifests.delegate import delegation
 from finetune_operator.manifests.training import placement
 from finetune_operator.reconcile import service_account
 from finetune_operator.reconcile.finding import Finding
-from finetune_operator.reconcile.finetunejob import delegated
+from finetune_operator.reconcile.finetunejob import delegated, deployable
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
 EIGHT_BITS = ("AdamW8bit", "PagedAdamW8bit")
 """Optimizers of bitsandbytes."""
 IN_SHARES: tuple[MethodName, ...] = ("sft", "cpt", "dpo", "orpo", "reward", "classification")
 """Methods in which a batch's gradient is a mean over its rows or tokens."""
-WITH_MAGNITUDES = ("DoRA", "QDoRA")
-"""Served by the transformers server alone."""
 
 
 Check = Callable[[FineTuneJobSpec], Finding | None]
@@ -214,47 +212,12 @@ def has_rows(spec: FineTuneJobSpec, split: Literal["validation", "test"]) -> boo
 
 
 def deploy_can_be_served(spec: FineTuneJobSpec) -> Finding | None:
-    """A pool hot-loads low-rank adapters on a base; which ones, the server says."""
-    if spec.deploy is None or delegation(spec) is not None:
-        return None
-    method, adapter = method_of(spec), adapter_of(spec)
-    template = spec.deploy.template
-    on_vllm = bool(template and template.server and template.server.runtime.vllm is not None)
-    has_new_tokens = spec.adapter is not None and bool(spec.adapter.new_tokens)
-    how, why = servable(method, adapter, new_tokens=has_new_tokens)
-    if how == "Adapter" or (adapter in WITH_MAGNITUDES and not on_vllm and not has_new_tokens):
-        return None
-    if has_new_tokens:
-        return unsupported(
-            f"deploy serves adapters beside others, and one with adapter.newTokens cannot be served so: {why}; leave newTokens or deploy out."
-        )
-    instead = "LoRA, QLoRA, RsLoRA or LoraPlus"
-    if adapter in WITH_MAGNITUDES:
-        instead += ", or runtime transformers"
-    return unsupported(
-        f"deploy serves adapters beside others, and adapter {adapter} cannot be served so: {why}; use adapter {instead}, or leave deploy out."
-    )
+    """What no pool takes, or no AdapterDeployment may ask for."""
+    sentence = deployable.refusal(spec, method_of(spec), adapter_of(spec))
+    return unsupported(sentence) if sentence else None
 
 
-def deploy_writes_text(spec: FineTuneJobSpec) -> Finding | None:
-    """A server goes on with texts; a head scores them."""
-    method = method_of(spec)
-    if spec.deploy is None or method not in SCORERS:
-        return None
-    return unsupported(
-        f"deploy serves models that write text, and method {method} makes one that scores it; leave deploy out."
-    )
-
-
-def deploy_leaves_the_base_out(spec: FineTuneJobSpec) -> Finding | None:
-    """It is the job's own."""
-    template = spec.deploy.template if spec.deploy else None
-    if template is None or template.server is None or template.server.base_model is None:
-        return None
-    return unsupported("deploy.template.server.baseModel is the job's own base model: leave it out.")
-
-
-DEPLOY: list[Check] = [deploy_writes_text, deploy_can_be_served, deploy_leaves_the_base_out]
+DEPLOY: list[Check] = [deploy_can_be_served]
 """Looked at again at the end, as deploy may change after the start."""
 BEFORE_START: list[Check] = [
     method_fits_the_adapter,
