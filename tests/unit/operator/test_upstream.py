@@ -35,6 +35,18 @@ def test_a_job_waits_for_the_job_it_starts_from(upstream: Any, says: str, stalle
     assert not [line for line in world.log if line.startswith("create")]
 
 
+def test_a_dry_run_is_not_waited_for_as_it_makes_nothing() -> None:
+    world = chained(status=upstream_status("Complete", "DryRun", state="DryRun"))
+    status = world.settle()
+    assert condition(status, "Accepted") == ("False", "Unsupported")
+    assert condition(status, "Stalled") == ("True", "Unsupported")
+    assert "FineTuneJob base was a dry run and made nothing" in status["message"]
+    world.put(a_job("base", status=upstream_status("Complete", "Complete", artifact={"kind": "Model", **ARTIFACT})))
+    status = world.settle()
+    assert condition(status, "Stalled") == ("False", "GoesOn")
+    assert "startTime" in status
+
+
 def test_a_job_cannot_start_from_itself() -> None:
     status = World(a_job(baseModel={"jobRef": {"name": "bot"}})).settle()
     assert condition(status, "Accepted") == ("False", "Unsupported")

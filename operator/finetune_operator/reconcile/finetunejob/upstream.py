@@ -83,8 +83,12 @@ def _is_complete(draft: Draft, name: str, status: FineTuneJobStatus | None) -> b
         draft.condition(Stage.STALLED, "True", "UpstreamFailed", message)
         _wait(draft, message)
         return False
-    if status is None or complete is None or complete.status != "True" or status.artifact is None:
+    if status is None or complete is None or complete.status != "True":
         _wait(draft, f"Waits for FineTuneJob {name}, which is {(status and status.state) or 'Pending'}.")
+        return False
+    if status.artifact is None:
+        sentence = f"FineTuneJob {name} was a dry run and made nothing; delete it and let it run in earnest, or name another job."
+        refuse(draft, Finding(Reason.UNSUPPORTED, sentence))
         return False
     return True
 
