@@ -6,14 +6,17 @@ It is no part of the development environment: `make mlflow` puts beside it what 
 import hashlib
 import os
 import sys
+import time
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
 import pytest
+
+from finetune_api.v1alpha1.tracking import MlflowTracking
 
 LOCK = Path(__file__).parents[1] / "requirements" / "mlflow.txt"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
@@ -24,9 +27,17 @@ NEEDED = pytest.mark.skipif(
 USER, PASSWORD = "team", "secret of the team"
 
 
+def secret(folder: Path) -> Path:
+    """A Secret with the password, as the kubelet mounts it."""
+    folder.mkdir(parents=True)
+    (folder / "MLFLOW_TRACKING_USERNAME").write_text(USER)
+    (folder / "MLFLOW_TRACKING_PASSWORD").write_text(PASSWORD)
+    return folder
+
+
 @contextmanager
-def serve(folder: Path) -> Iterator[str]:
-    """Its address."""
+def serve(folder: Path, port: int = 0) -> Iterator[str]:
+    """Its address. A process has one database, that of its first server: a test names an experiment of its own."""
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     sys.path.append(str(MLFLOW))  # last: what the environment has is the environment's
     from mlflow.server import app
@@ -35,14 +46,47 @@ def serve(folder: Path) -> Iterator[str]:
 
     store = f"sqlite:///{folder}/mlflow.db"
     initialize_backend_stores(store, store, str(folder / "artifacts"))
-    server = make_server("127.0.0.1", 0, _guarded(app), threaded=True)
+    server = make_server("127.0.0.1", port, _guarded(app), threaded=True)
     thread = Thread(target=server.serve_forever)
     thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-    sys.path.remove(str(MLFLOW))  # else libraries find things there that the environment does not have
+    try:
+        yield f"http://127.0.0.1:{server.port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+        sys.path.remove(str(MLFLOW))  # else libraries find things there that the environment does not have
+
+
+def runs_at(stated: MlflowTracking) -> Any:
+    """The server's store, and the experiment's runs in it."""
+    from mlflow.entities import ViewType
+    from mlflow.server.handlers import _get_tracking_store
+
+    store = _get_tracking_store()
+    experiment = store.get_experiment_by_name(stated.experiment)
+    return store, store.search_runs([experiment.experiment_id], "", ViewType.ACTIVE_ONLY) if experiment else []
+
+
+def run_at(stated: MlflowTracking) -> Any:
+    """The only run of the experiment."""
+    [run] = runs_at(stated)[1]
+    return run
+
+
+def curve_at(stated: MlflowTracking, name: str = "loss") -> list[tuple[int, float]]:
+    """Step and value of all that the experiment's runs have been sent, by step; empty where there is none."""
+    store, runs = runs_at(stated)
+    found = (each for run in runs for each in store.get_metric_history(run.info.run_id, name))
+    return sorted((each.step, each.value) for each in found)
+
+
+def until(seen: Callable[[], Any], seconds: float = 20) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not seen():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)
 
 
 def _guarded(app: Any) -> Any:

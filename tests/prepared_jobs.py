@@ -21,6 +21,7 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel, SplitStatistics
 from finetune_api.v1alpha1.reinforcement import PpoMethod, RegexReward, RewardSpec
+from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
@@ -256,3 +257,10 @@ def job_store(config: JobConfig, secrets_dir: Path) -> Store:
     """The job's folder."""
     output = config.spec.output
     return open_store(job_folder(output.uri, config.namespace, config.name, config.uid), secrets_dir / "s3")
+
+
+def name_trackers(store: Store, trackers: dict[str, Any]) -> None:
+    """As spec.tracking would have."""
+    tracking = TrackingSpec.model_validate(trackers)
+    resolved = Resolved.model_validate_json(store.get(RESOLVED)).model_copy(update={"tracking": tracking})
+    store.put(RESOLVED, document(resolved))

@@ -21,6 +21,7 @@ from prepared_jobs import (
     colour_rows,
     job_store,
     lines_until,
+    name_trackers,
     preferences,
     prepare_job,
     texts,
@@ -156,11 +157,15 @@ def test_a_spread_model_stops_in_all_processes_and_goes_on(bucket: str, secret: 
     assert alone.validation is not None
     assert (alone.validation.published_step, alone.validation.last_step) == (2, 6)
 
+    name_trackers(job_store(two, secrets), {"mlflow": {"uri": "http://127.0.0.1:9", "experiment": "two"}})
     with crew(two, secrets, tmp_path / "first") as made:
-        lines_until(made[0], "step 2/")
+        early = lines_until(made[0], "step 2/")
         made[1].send_signal(signal.SIGTERM)  # one pod is told, and all of them stop
         codes, said, outputs = ends(made, tmp_path / "first")
     assert codes == [143, 143], outputs
+    assert "MLflow was not told" in "".join(early) + outputs[0]
+    assert "MLflow" not in outputs[1], "one of them tells a tracker"
+    name_trackers(job_store(two, secrets), {})
     assert [each.error.code for each in said if each.error] == [Reason.INTERRUPTED] * 2
     kept = [key for key in job_store(two, secrets).list("checkpoints/") if key.endswith("/rng_state_1.pth")]
     assert kept, "the random numbers of each are in the first one's checkpoint"

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 import wandb_server
-from finetune_api.artifacts import RESOLVED, Manifest, Resolved
-from finetune_api.v1alpha1.tracking import TrackingSpec
+from finetune_api.artifacts import Manifest
 from finetune_stage.record import published
-from finetune_storage import Store, document, fetch_folder
+from finetune_storage import fetch_folder
 from finetune_trainer import wandb_run
-from prepared_jobs import UID, colour_rows, job_store, prepare_job, train_here, training
+from prepared_jobs import UID, colour_rows, job_store, name_trackers, prepare_job, train_here, training
 
 
 def test_every_tracker_reads_the_logged_figures(
@@ -95,13 +94,6 @@ def test_a_run_is_sent_with_the_key_of_its_secret(
     assert {line["_step"]: line["loss"] for line in received.history} == losses
     monkeypatch.setattr(wandb_run, "LONGEST_SECONDS", 5)
     assert published_again(received.uri, "away") == "tracking.wandb failed: the server did not take the run within 5 s"
-
-
-def name_trackers(store: Store, trackers: dict[str, Any]) -> None:
-    """As spec.tracking would have."""
-    tracking = TrackingSpec.model_validate(trackers)
-    resolved = Resolved.model_validate_json(store.get(RESOLVED)).model_copy(update={"tracking": tracking})
-    store.put(RESOLVED, document(resolved))
 
 
 def tensorboard_losses(folder: Path) -> dict[int, float]:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,13 +41,19 @@ class Course(NamedTuple):
 
 
 class Progress:
-    """The course of one attempt. Steps are counted from the job's beginning."""
+    """The course of one attempt. Steps are counted from the job's beginning.
 
-    def __init__(self, store: Store, work: Path, steps: int, reporter: Reporter) -> None:
+    ``news`` is called, and must not take its time, when the training begins and when metrics.jsonl has a new line.
+    """
+
+    def __init__(
+        self, store: Store, work: Path, steps: int, reporter: Reporter, news: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._file = work / METRICS
         self._steps = steps
         self._reporter = reporter
+        self._news = news
         self._checkpoints: list[Checkpoint] = []
         self._resumed_from: int | None = None
         self._status = TrainerStatus()
@@ -65,6 +72,7 @@ class Progress:
     def begin(self, step: int, tokens: int) -> None:
         """The first step comes next; speed is measured from here."""
         self._file.touch()
+        self._news()
         self._began = self._last = (step, tokens, time.monotonic())
         self._tell(step, None)
 
@@ -76,6 +84,7 @@ class Progress:
         line = {"step": step, **figures, "tokens": tokens, "tokensPerSecond": round(speed, 1), "time": now()}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
+        self._news()
         left = self._seconds_left(step)
         _say(
             f"step {step}/{self._steps} ({100 * step // self._steps} %)  loss {figures['loss']:.4f}"

@@ -6,6 +6,8 @@ Reads only what the prepare stage wrote. An attempt may end at any point; the ne
 import gc
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +20,7 @@ from finetune_trainer.checkpoints import Checkpoints
 from finetune_trainer.inputs import Inputs, read_inputs
 from finetune_trainer.interruption import Interruption
 from finetune_trainer.machine import Numerics, choose_numerics, naming_memory, pin_threads
+from finetune_trainer.mlflow_live import Live
 from finetune_trainer.progress import Progress
 from finetune_trainer.publish import Outcome, publish
 from finetune_trainer.world import World, world_of
@@ -74,8 +77,7 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
     before = _before(base.model, exam, asked, inputs, numerics, method.score)
     world.wait()  # for the first one's evaluation of the base
     tuned = sharding.spread(_learner(base, inputs, world), resolved.adapter.type, numerics, world)
-    with Reporter(destination(os.environ) if world.is_first else None) as reporter:
-        progress = Progress(inputs.store, inputs.work, training.steps, reporter)
+    with _told(inputs, world) as (progress, live):
         arguments = train.arguments(training, numerics, divisor, inputs.work, world)
         trainer = method.trainer(Lesson(tuned, base.tokenizer, dataset, arguments, resolved, stops, judge, watched))
         watch = compare.validation(inputs, watched, numerics, method.score, trainer.own_loss)
@@ -88,9 +90,18 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         others = compare.Others(suites.tuned_scores(tuned, asked, before.suites, numerics), before.previous)
         evaluation = compare.compare(tuned, exam, before.scores, inputs, numerics, method.score, others)
+        live.rest()  # the publishing sends the rest
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
         return trained
+
+
+@contextmanager
+def _told(inputs: Inputs, world: World) -> Iterator[tuple[Progress, Live]]:
+    """The operator and a tracker hear of the course; of several processes only the first speaks."""
+    first, steps = world.is_first, inputs.resolved.training.steps
+    with Reporter(destination(os.environ) if first else None) as reporter, Live(inputs if first else None) as live:
+        yield Progress(inputs.store, inputs.work, steps, reporter, live.news), live
 
 
 def _with_found_rate(inputs: Inputs, folder: Path, numerics: Numerics, divisor: int) -> Inputs:

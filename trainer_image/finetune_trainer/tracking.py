@@ -1,4 +1,4 @@
-"""The curves as experiment trackers read them, from metrics.jsonl: every logged step once, whatever attempts there were.
+"""The curves as experiment trackers read them at the end, from metrics.jsonl: every logged step once, whatever attempts there were.
 
 Each tracker's library is imported where it is named only. Called by :mod:`finetune_trainer.publish`.
 """
@@ -33,7 +33,7 @@ class Tracked(NamedTuple):
 
 
 def track(inputs: Inputs, ended: Ended) -> Tracked:
-    """Write and upload, or send, what the job's trackers read; nothing where it names none. An earlier attempt's is replaced.
+    """Write and upload, or send, what the job's trackers read; nothing where it names none. An earlier attempt's files are replaced.
 
     A tracker that cannot be served is told of, and no reason to lose what was trained.
     """
@@ -63,9 +63,13 @@ def _tried(tracker: str, write: Callable[[], None]) -> list[str]:
         write()
     except Exception as error:
         traceback.print_exc()
-        said = " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
-        return [f"tracking.{tracker} failed: {said}"]
+        return [f"tracking.{tracker} failed: {sentence(error)}"]
     return []
+
+
+def sentence(error: Exception) -> str:
+    """On one line, as there is room for it."""
+    return " ".join(str(error).split())[:MOST_SAID] or type(error).__name__
 
 
 def _tensorboard(lines: Lines, folder: Path) -> None:

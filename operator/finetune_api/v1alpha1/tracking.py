@@ -41,8 +41,8 @@ class WandbTracking(ApiModel):
 
 
 class MlflowTracking(ApiModel):
-    """A run at an MLflow tracking server: settings as parameters, curves and evaluation as metrics, job, uid, artifact and
-    digest as tags (finetune.dev/...). A retried job's run takes the place of the earlier one."""
+    """A run at an MLflow tracking server, from the beginning of the training on: settings as parameters, curves and evaluation as
+    metrics, job, uid, artifact and digest as tags (finetune.dev/...). A retried job goes on with its run."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
@@ -64,8 +64,8 @@ class MlflowTracking(ApiModel):
 
 
 class TrackingSpec(ApiModel):
-    """Trackers the curves are written for, when the training is done; a retried job writes them once. One that fails does
-    not fail the job: see status.trackingError."""
+    """Trackers the curves are written for: MLflow while training goes on, the others when it is done. One that fails does not
+    fail the job: see status.trackingError."""
 
     model_config = ConfigDict(
         json_schema_extra=cel(
