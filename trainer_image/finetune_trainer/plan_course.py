@@ -12,6 +12,11 @@ NO_ROWS = (
     "needs validation rows, and there are none: set dataset.validation or dataset.split.validation, or leave it out"
 )
 
+ONE_ANSWER = (
+    "method kto with loss Kto compares the answers of the validation rows, and one is none: hold out more rows, or leave out "
+    "training.earlyStopping, publishBest and evaluateEverySteps"
+)
+
 
 def course(seen: Situation, steps: int, every: int, choices: Choices) -> dict[str, Any]:
     """Members of ResolvedTraining; ``every`` is checkpointEverySteps. Raises Failure where there are no rows to measure on."""
@@ -22,8 +27,11 @@ def course(seen: Situation, steps: int, every: int, choices: Choices) -> dict[st
     sentence = course_refusal(seen.method, asked[0])
     if sentence is not None:  # the operator refuses it before; an image may be older
         raise Failure(Reason.CONFIG_INVALID, sentence)
-    if not seen.lengths.get("validation"):
+    rows, kto = seen.lengths.get("validation"), seen.spec.method.kto if seen.spec.method else None
+    if not rows:
         raise Failure(Reason.DATA_INVALID, f"training.{asked[0]} {NO_ROWS}")
+    if kto is not None and kto.loss_type != "ApoZeroUnpaired" and len(rows.tokens) < 2:
+        raise Failure(Reason.DATA_INVALID, ONE_ANSWER)
     stopping = stated.early_stopping
     frequency = choices.take(
         "training.evaluateEverySteps", stated.evaluate_every_steps, min(every, steps), "with every checkpoint"

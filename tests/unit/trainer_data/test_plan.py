@@ -365,3 +365,13 @@ class TestValidationLoss:
     def test_without_rows_it_is_refused(self) -> None:
         with pytest.raises(Failure, match=r"training\.publishBest needs validation rows, and there are none"):
             plan(a_spec(training={"publishBest": True}))
+
+    def test_kto_compares_two_rows(self) -> None:
+        def planned(loss: str) -> Any:
+            return plan(
+                a_spec(method={"kto": {"lossType": loss}}, training={"publishBest": True}), validation=lengths(50)
+            )
+
+        assert planned("ApoZeroUnpaired")[0].training.publish_best
+        with pytest.raises(Failure, match="compares the answers of the validation rows, and one is none"):
+            planned("Kto")

@@ -18,6 +18,7 @@ from finetune_trainer.evaluate import Exam, at_rest, finite, likelihoods
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import HeldOut, Lesson, MeanOverRows
 from finetune_trainer.origin import ROW
+from finetune_trainer.plan_course import ONE_ANSWER
 from finetune_trainer.validation import Measure, Sums
 
 LOSSES = {"Kto": "kto", "ApoZeroUnpaired": "apo_zero_unpaired"}
@@ -53,12 +54,6 @@ def dataset(encoder: Encoder, rows: list[Fields], resolved: Resolved) -> Any:
 def held_out(rows: HeldOut, resolved: Resolved) -> Any:
     """All validation rows, of the same shape, as one batch."""
     kept = _answered(rows.encoder, [row.fields for row in rows.rows], resolved, "validation rows")
-    if len(kept) < 2:
-        raise Failure(
-            Reason.DATA_INVALID,
-            "method kto compares the answers of the validation rows, and one is none: hold out more rows, or leave out "
-            "training.earlyStopping, publishBest and evaluateEverySteps",
-        )
     return Dataset.from_list(_with_others(kept, resolved.training.max_length))
 
 
@@ -167,7 +162,10 @@ def _own_loss(lesson: Lesson, stated: KtoMethod) -> Measure:
     """As in training, but that the distance to the reference is estimated from all validation rows together: with their order, it is
     the same for every model, and no size of a micro batch comes into it."""
     assert lesson.held_out is not None
+    compares = stated.loss_type != "ApoZeroUnpaired"
     rows, numerics = _with_reference(lesson, held_out(lesson.held_out, lesson.resolved)), _numerics(lesson)
+    if compares and len(rows) < 2:  # of those the plan has seen some may have no answer within maxLength
+        raise Failure(Reason.DATA_INVALID, ONE_ANSWER)
     signs = torch.tensor([1.0 if good else -1.0 for good in rows["label"]], dtype=torch.float64)
     weights = torch.where(signs > 0, *_weights(stated))
 
@@ -177,7 +175,7 @@ def _own_loss(lesson: Lesson, stated: KtoMethod) -> Measure:
 
     def measure(model: Any) -> Sums:
         own = gains(model, "completion_ids", "ref_logps")
-        if stated.loss_type != "ApoZeroUnpaired":
+        if compares:
             own = own - gains(model, "KL_completion_ids", "ref_KL_logps").mean().clamp(min=0)
         losses = weights * torch.sigmoid(-signs * (stated.beta or 0.1) * own)
         return Sums(losses.sum().item(), float(len(losses)))
