@@ -28,6 +28,7 @@ from finetune_api.v1alpha1.adapterdeployment import AdapterDeployment
 from finetune_api.v1alpha1.dataset import DatasetSpec
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob, OutputSpec
+from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,7 @@ MODELS: dict[str, type[ApiModel]] = {
     "method": MethodSpec,
     "output": OutputSpec,
     "adapter": AdapterSpec,
+    "tracking": TrackingSpec,
     "trainerStatus": pods.Report,
     "stage": pods.Summary,
 }
