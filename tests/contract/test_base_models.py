@@ -3,6 +3,9 @@
 import json
 from pathlib import Path
 
+import pytest
+
+from finetune_trainer.base_model import positions_of
 from prepared_jobs import FULL, ROWS, prepare_job, train_here, training
 from published_models import fetched
 from tiny_models import write_tiny_llama
@@ -21,3 +24,28 @@ def test_settings_of_sampling_that_do_nothing_do_not_hinder_publishing(
     stated = json.loads((fetched(config, secret, tmp_path / "model", "model") / "generation_config.json").read_bytes())
     assert {name: stated[name] for name in kept} == kept | {"eos_token_id": [0]}
     assert not set(idle) & set(stated)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "longest"),
+    [("bert", 34), ("esm", 32), ("longformer", 32), ("mpnet", 32), ("roberta", 32), ("xlm-roberta", 32)],
+)
+def test_a_text_as_long_as_a_base_has_positions_is_read_and_no_longer_one(architecture: str, longest: int) -> None:
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForSequenceClassification
+
+    sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = CONFIG_MAPPING[architecture](
+        **sizes, num_attention_heads=4, max_position_embeddings=34, pad_token_id=1, attention_window=8
+    )
+    model = AutoModelForSequenceClassification.from_config(config).eval()
+    assert positions_of(config) == longest
+    model(input_ids=torch.full((1, longest), 5))
+    with pytest.raises((IndexError, RuntimeError)):
+        model(input_ids=torch.full((1, longest + 1), 5))
+
+
+def test_an_architecture_without_a_limit_has_none() -> None:
+    from transformers import MambaConfig, XLNetConfig
+
+    assert [positions_of(config) for config in (MambaConfig(), XLNetConfig())] == [None, None]

@@ -53,3 +53,10 @@ class TestBaseModel:
         message = prepare(answers(), training={"maxLength": 4096}).failure(Reason.CONFIG_INVALID)
         assert "4096" in message
         assert "256" in message
+
+    def test_positions_that_an_architecture_never_uses_are_not_counted(self, prepare: Prepare, store: Store) -> None:
+        config = json.loads(store.get("base/config.json")) | {"model_type": "roberta", "pad_token_id": 3}
+        del config["architectures"]
+        store.put("base/config.json", json.dumps(config).encode())
+        message = prepare(answers(), training={"maxLength": 256}).failure(Reason.CONFIG_INVALID)
+        assert "the base model has 252 positions" in message

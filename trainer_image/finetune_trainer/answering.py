@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from finetune_trainer.adapter import virtual_tokens
+from finetune_trainer.base_model import positions_of
 from finetune_trainer.batching import BATCH_TOKENS, batches, padded
 from finetune_trainer.exam import Exam
 from finetune_trainer.rewards import Answer, answer_text
@@ -96,7 +97,7 @@ def _room(model: Any, exam: Exam) -> int | None:
 
 def positions(model: Any) -> int | None:
     """Longest sequence the base reads; None where its architecture has no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return positions_of(model.config.get_text_config())
 
 
 def _generate(model: Any, exam: Exam, prompts: list[list[int]]) -> list[list[int]]:

@@ -16,6 +16,26 @@ from finetune_trainer.tokenizer import DEFAULT_POSITIONS
 CODE_FIELD = "auto_map"
 LARGE = 1_000_000_000
 """Parameters from which on activations are recomputed rather than kept."""
+NUMBERED_AFTER_PADDING = frozenset(
+    {
+        "camembert",
+        "data2vec-text",
+        "esm",
+        "ibert",
+        "layoutlmv3",
+        "lilt",
+        "longformer",
+        "luke",
+        "markuplm",
+        "mpnet",
+        "roberta",
+        "roberta-prelayernorm",
+        "xlm-roberta",
+        "xlm-roberta-xl",
+        "xmod",
+    }
+)
+"""Architectures whose first position is the one after the padding token's id: the earlier ones are never used."""
 
 
 class BaseFacts(NamedTuple):
@@ -71,12 +91,20 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places, method: Metho
     config = _config(folder, str(base.uri), method)
     return BaseFacts(
         ResolvedBaseModel.model_validate(pinned.model_dump()),
-        getattr(config, "max_position_embeddings", None),
+        positions_of(config),
         _parameters(config.num_hidden_layers, config.hidden_size, config.vocab_size) >= LARGE,
         random=False,
         shape=shape_of(config),
         stateful=stateful_layers(config),
     )
+
+
+def positions_of(config: Any) -> int | None:
+    """Longest sequence that a text model of this configuration reads; None where its architecture has no limit."""
+    stated = getattr(config, "max_position_embeddings", None)
+    if stated is None or stated < 1:  # XLNet says -1
+        return None
+    return int(stated - (config.pad_token_id + 1 if config.model_type in NUMBERED_AFTER_PADDING else 0))
 
 
 def stateful_layers(config: Any) -> str:
