@@ -28,7 +28,8 @@ class Method(Protocol):
         """The training rows, tokenised. Raises Failure where none can be learned from."""
 
     def trainer(self, lesson: Lesson) -> Any:
-        """A trainer of transformers whose class stops before a step whose loss is no number (:class:`Watched`)."""
+        """A trainer of transformers whose class stops before a step whose loss is no number (:class:`Watched`); it brings a measure of
+        the validation rows where the method's loss is not the evaluation's."""
 
     def score(self, model: Any, exam: Any, numerics: Any) -> list[RowScore]:
         """A model's outcome on every held-out row of a :class:`finetune_trainer.evaluate.Exam`."""
