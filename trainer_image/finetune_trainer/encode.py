@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.chat_template import check_texts, default_template, training_template
 from finetune_trainer.data.tokenizing import Remembering, texts_of
 
 ROWS_AT_A_TIME = 1000
@@ -144,7 +145,7 @@ class Encoder:
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
-        _check_template(self.tokenizer)
+        default_template(self.tokenizer)
         rendered = self.tokenizer.apply_chat_template(
             messages, tools=fields.get("tools"), add_generation_prompt=add_generation_prompt, return_dict=True
         )
@@ -173,61 +174,13 @@ def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tok
     express the format."""
     if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
-    template = _training_template(tokenizer, answers_only) if format_ == "Messages" else None
+    template = None
     if format_ == "Messages":
-        _check_texts(tokenizer, template)
+        default_template(tokenizer)
+        template = training_template(tokenizer) if answers_only else None
+        check_texts(tokenizer, template)
     markers = frozenset(token for text, token in tokenizer.get_added_vocab().items() if text not in new_tokens)
     return Encoder(tokenizer, format_, answers_only, template, markers)
-
-
-def _check_template(tokenizer: Any) -> None:
-    if not tokenizer.chat_template:
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            "the base model's tokenizer has no chat template, which rows of messages need; "
-            "use rows of plain texts, or a base with a chat template",
-        )
-
-
-def _check_texts(tokenizer: Any, template: str | None) -> None:
-    """Some templates, of models that see, write only lists of parts, and leave a plain text out without a word."""
-    said = {"user": "a question", "assistant": "an answer"}
-    messages = [{"role": role, "content": text} for role, text in said.items()]
-    rendered = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False)
-    if not all(text in rendered for text in said.values()):
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            "the base model's chat template does not write messages whose content is a text; use rows of plain texts, or another base",
-        )
-
-
-def _training_template(tokenizer: Any, answers_only: bool) -> str | None:
-    _check_template(tokenizer)
-    if not answers_only:
-        return None
-    from trl.chat_template_utils import (
-        get_training_chat_template,
-        has_generation_markers,
-        is_chat_template_stop_token_trained,
-    )
-
-    template = tokenizer.chat_template
-    if not has_generation_markers(template):
-        try:
-            template = get_training_chat_template(tokenizer)
-        except ValueError:
-            raise Failure(
-                Reason.CONFIG_INVALID,
-                "the base model's chat template does not mark assistant turns with {% generation %} and is of no known family; "
-                "set method.sft.assistantOnlyLoss to false, or use prompt/completion rows",
-            ) from None
-    if not is_chat_template_stop_token_trained(tokenizer, chat_template=template):
-        raise Failure(
-            Reason.CONFIG_INVALID,
-            "the base model's chat template leaves the end token out of the assistant turn, so that a model trained on it "
-            "would never stop; set method.sft.assistantOnlyLoss to false, or use prompt/completion rows",
-        )
-    return str(template)
 
 
 def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, packed: bool) -> Iterator[Example]:

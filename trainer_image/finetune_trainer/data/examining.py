@@ -146,7 +146,7 @@ def _encoded(
     batches: Iterable[list[bytes]], split: SplitName, encoder: Encoder
 ) -> Iterator[tuple[bytes, Row, Example | Pair]]:
     """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
-    tools = ToolCheck(encoder.tokenizer)
+    tools = ToolCheck(encoder.tokenizer, encoder.training_template)
     for batch in one_ahead(partial(_tokenised, lines, split, encoder) for lines in batches):
         for line, row, example in batch:
             tools.check(row)

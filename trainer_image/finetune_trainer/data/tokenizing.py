@@ -55,10 +55,12 @@ def texts_of(row: Row) -> list[str]:
 
 
 class ToolCheck:
-    """Whether the base's chat template writes tools and tool calls; many leave them out without a word."""
+    """Whether the base's chat template writes tools and tool calls; many leave them out without a word. So may the one that marks
+    what is learned (``training_template``), where the base has a further one for rows with tools."""
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, tokenizer: Any, training_template: str | None) -> None:
         self._tokenizer = tokenizer
+        self._training_template = training_template
         self._unchecked = {"tools", "tool_calls"}
 
     def check(self, row: Row) -> None:
@@ -70,10 +72,21 @@ class ToolCheck:
         for what in [what for what in self._unchecked if named[what]]:
             self._unchecked.remove(what)
             names = {each["function"]["name"] for each in named[what]}
-            rendered = self._tokenizer.apply_chat_template(row["messages"], tools=row.get("tools"), tokenize=False)
-            if missing := sorted(name for name in names if name not in rendered and json.dumps(name) not in rendered):
+            if missing := self._missing(row, names, None):
                 raise Failure(
                     Reason.CONFIG_INVALID,
                     f"rows have {what} ({missing[0][:64]}), and the base model's chat template does not write them; "
                     "take them out of the rows, or use a base whose template knows tools",
                 )
+            if self._training_template and (missing := self._missing(row, names, self._training_template)):
+                raise Failure(
+                    Reason.CONFIG_INVALID,
+                    f"rows have {what} ({missing[0][:64]}), and of the base model's chat templates the one that marks assistant "
+                    "turns does not write them; set method.sft.assistantOnlyLoss to false, or take them out of the rows",
+                )
+
+    def _missing(self, row: Row, names: set[str], template: str | None) -> list[str]:
+        rendered = self._tokenizer.apply_chat_template(
+            row["messages"], tools=row.get("tools"), chat_template=template, tokenize=False
+        )
+        return sorted(name for name in names if name not in rendered and json.dumps(name) not in rendered)
