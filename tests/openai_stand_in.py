@@ -59,8 +59,9 @@ class OpenAI(StandIn):
         self.url += "/v1"
 
     def answer(self, routes: Any, request: Request) -> Answer:
-        if request.headers.get("Authorization") != f"Bearer {self.key}":
-            return error(401, "Incorrect API key provided: sk-***.", "invalid_api_key")
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
+        if given != self.key:
+            return error(401, f"Incorrect API key provided: {given}.", "invalid_api_key")
         return super().answer(routes, request)
 
     def listed(self, request: Request, newest_first: list[Json]) -> Answer:

@@ -22,7 +22,7 @@ from finetune_delegate.provider import Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
 from finetune_stage.chats import Chat
 from finetune_stage.openai_rows import messages_of
-from finetune_storage.credentials import read_secret
+from finetune_storage.credentials import concealed, read_secret
 
 T = TypeVar("T")
 
@@ -118,7 +118,7 @@ class OpenAIService:
         except openai.APIConnectionError as error:  # time-outs among them
             raise Unsure(str(error)) from error
         except openai.InternalServerError as error:
-            raise Unsure(f"{error.status_code} {_said(error)}") from error
+            raise Unsure(f"{error.status_code} {self._said(error)}") from error
         except openai.OpenAIError as error:
             raise self._verdict(error, f"tuning of {self._task.base}") from None
 
@@ -206,7 +206,7 @@ class OpenAIService:
             return Passing(str(error))
         if not isinstance(error, openai.APIStatusError):
             return Failure(Reason.BACKEND_ERROR, f"{what}: {error}")
-        said = _said(error)
+        said = self._said(error)
         if error.status_code == 429 and error.code == "insufficient_quota":
             return Failure(Reason.BACKEND_ERROR, f"{what}: the account's quota is used up: {said}")
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
@@ -224,11 +224,10 @@ class OpenAIService:
             return Failure(Reason.MODEL_NOT_FOUND, f"baseModel openai://{self._task.base}: {said}")
         return Failure(Reason.BACKEND_ERROR, f"{what}: the provider answered {error.status_code}: {said}")
 
-
-def _said(error: openai.APIStatusError) -> str:
-    body = error.body
-    message = body.get("message") if isinstance(body, dict) else None
-    return str(message or error.message)[:600]
+    def _said(self, error: openai.APIStatusError) -> str:
+        body = error.body
+        message = body.get("message") if isinstance(body, dict) else None
+        return concealed(str(message or error.message), self._client.api_key)[:600]
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

@@ -18,6 +18,7 @@ from aiohttp import web
 from finetune_gateway.completions import as_chat, as_completion, as_completion_chunk
 from finetune_gateway.errors import ApiError
 from finetune_gateway.upstream import Call
+from finetune_storage.credentials import concealed
 
 Json = dict[str, Any]
 
@@ -167,9 +168,8 @@ def refusal(response: aiohttp.ClientResponse, said: bytes, account: Account) -> 
     """A provider's error with its status; a redirect is none that a client should follow."""
     status = response.status if response.status >= HTTPStatus.BAD_REQUEST else HTTPStatus.BAD_GATEWAY
     error = error_of(said)
-    sentence = str(error.get("message") or said.decode(errors="replace") or response.reason)[:MAX_SENTENCE]
-    if account.token:  # some services quote the key they were given
-        sentence = sentence.replace(account.token, "…")
+    sentence = str(error.get("message") or said.decode(errors="replace") or response.reason)
+    sentence = concealed(sentence, account.token)[:MAX_SENTENCE]
     code, param = error.get("code"), error.get("param")
     code = code if isinstance(code, str) else error.get("status")  # Google's code is the number
     return ProviderFailure(

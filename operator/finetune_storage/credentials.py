@@ -30,5 +30,10 @@ def read_secret(folder: Path, required: tuple[str, ...], wait_seconds: float = S
     return {path.name: _value(path) for path in folder.iterdir() if path.is_file()}
 
 
+def concealed(sentence: str, secret: str) -> str:
+    """A service's sentence without the secret it was given: some quote it. Before it is cut, or a part could remain."""
+    return sentence.replace(secret, "…") if secret else sentence
+
+
 def _value(path: Path) -> str:
     return path.read_text().strip() if path.is_file() else ""

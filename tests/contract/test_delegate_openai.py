@@ -308,6 +308,7 @@ def test_a_refused_key_names_its_secret(bucket: str, secrets_dir: Path, openai: 
     end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
     assert end.reason is Reason.ACCESS_DENIED
     assert "key OPENAI_API_KEY of Secret 'openai'" in end.message
+    assert end.message.endswith("Incorrect API key provided: ….")
     assert KEY not in end.message
 
 

@@ -8,9 +8,10 @@ import openai
 import pytest
 
 from finetune_gateway import provider_adapter
+from finetune_gateway.provider import MAX_SENTENCE
 from gateway_stage import Stage
 from provided_gateway import HELLO, MODELS, client, of_provider, openai_stage, ready, vertex_stage
-from provider_stage import OpenAIService, Provider, VertexService
+from provider_stage import KEY, OpenAIService, Provider, VertexService
 
 ERRORS = [
     pytest.param(401, openai.AuthenticationError, id="401"),
@@ -96,6 +97,17 @@ class TestFailures:
             with pytest.raises(openai.InternalServerError) as caught:
                 await asked.chat.completions.create(model="bot", messages=HELLO)
         assert len(str(caught.value.body["message"])) < 1000
+
+    async def test_a_quoted_key_is_blotted_out_where_the_sentence_is_cut_too(self, tmp_path: Path) -> None:
+        service = OpenAIService()
+        async with openai_stage(tmp_path, service) as running:
+            await ready(running, of_provider("bot", "ft:tuned"))
+            service.fault = (401, {"error": {"message": "x" * (MAX_SENTENCE - 5) + KEY}}, {})
+            async with client(running) as asked:
+                with pytest.raises(openai.AuthenticationError) as caught:
+                    await asked.chat.completions.create(model="bot", messages=HELLO)
+        said: Any = caught.value.body
+        assert said["message"].endswith("xxx…")
 
 
 class TestReported:
