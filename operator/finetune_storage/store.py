@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -28,6 +27,7 @@ from finetune_storage.patience import patiently
 
 T = TypeVar("T")
 
+S3 = "s3://"
 DEFAULT_REGION = "us-east-1"
 PATIENCE_SECONDS = 600.0
 MULTIPART = TransferConfig(multipart_threshold=16 * 2**20, multipart_chunksize=16 * 2**20, max_concurrency=4)
@@ -52,15 +52,15 @@ def open_store(
     ``secrets`` is the folder of a mounted Secret; without it the default chain decides (workload identity). ``missing`` is
     the reason that something absent stands for, ``patience`` how long an unreachable store is waited for.
     """
-    parts = urlsplit(uri)
-    if parts.scheme != "s3" or not parts.netloc:
+    bucket, _, folder = uri.removeprefix(S3).partition("/")  # no URL: a key may hold any character, # and ? too
+    if not uri.startswith(S3) or not bucket:
         raise Failure(Reason.CONFIG_INVALID, f"{uri}: expected s3://bucket/folder; other stores are not supported yet")
     values = read_secret(secrets, S3_KEYS, secret_wait) if secrets else {}
     try:
         client = _client(values, secrets)
     except (BotoCoreError, ValueError) as error:
         raise Failure(Reason.CONFIG_INVALID, f"{uri}: the store's settings are not usable: {error}") from None
-    return Store(client, parts.netloc, parts.path.strip("/"), missing, patience)
+    return Store(client, bucket, folder.strip("/"), missing, patience)
 
 
 def _client(values: dict[str, str], secrets: Path | None) -> Any:

@@ -73,6 +73,14 @@ class TestObjects:
         store.delete(["b.txt", "never-there"])
         assert not store.exists("b.txt")
 
+    @pytest.mark.parametrize("name", ["team#a", "team?a", "team%23a", "team a"])
+    def test_a_folder_may_have_any_name(self, store: Store, bucket: str, secret: Path, name: str) -> None:
+        named = open_store(f"{bucket}/folder/{name}/", secret, patience=20)
+        named.put("b.txt", b"two")
+        assert store.list() == [f"{name}/b.txt"]
+        assert (named.list(), named.get("b.txt")) == (["b.txt"], b"two")
+        assert named.uri("b.txt") == f"{bucket}/folder/{name}/b.txt"
+
     def test_put_new_never_overwrites(self, store: Store) -> None:
         assert store.put_new("once", b"first")
         assert not store.put_new("once", b"second")
