@@ -17,7 +17,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import Checkpoint
 from finetune_api.v1alpha1.provider import OpenAIBackend, ProviderModel
 from finetune_delegate.openai_shapes import method_of, timestamp, view_of
-from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
+from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently, retry_after
 from finetune_delegate.provider import Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
 from finetune_stage.chats import Chat
@@ -210,7 +210,7 @@ class OpenAIService:
         if error.status_code == 429 and error.code == "insufficient_quota":
             return Failure(Reason.BACKEND_ERROR, f"{what}: the account's quota is used up: {said}")
         if error.status_code in (408, 409, 429) or error.status_code >= 500:
-            return Passing(f"{error.status_code} {said}", _retry_after(error.response.headers))
+            return Passing(f"{error.status_code} {said}", retry_after(error.response.headers))
         if error.status_code in (401, 403):
             secret = self._backend.secret_ref.name
             refused = Failure(
@@ -228,10 +228,3 @@ class OpenAIService:
         body = error.body
         message = body.get("message") if isinstance(body, dict) else None
         return concealed(str(message or error.message), self._client.api_key)[:600]
-
-
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    try:
-        return min(float(headers.get("retry-after", "")), 300.0)
-    except ValueError:
-        return None

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from finetune_api.reasons import Failure, Reason
@@ -11,6 +11,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 60.0
+LONGEST_ASKED_SECONDS = 300.0
+"""Of a provider's own Retry-After: an hour would hide from the user what goes on."""
 RENEWAL_SECONDS = 90.0
 """How long refused credentials are tried again: a Secret that was renewed reaches the pod within about a minute."""
 
@@ -33,6 +35,15 @@ class Passing(Exception):
         self.retry_after = retry_after
         self.end = end
         self.at_most = at_most
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """The provider's own pause; None where it names none in seconds."""
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return min(seconds, LONGEST_ASKED_SECONDS) if seconds >= 0 else None
 
 
 def patiently(action: Callable[[], T], what: str, patience: float) -> T:

@@ -20,7 +20,7 @@ from google.oauth2 import credentials as user
 from finetune_api.artifacts import InPlace
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.provider import ProviderModel, VertexBackend
-from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently
+from finetune_delegate.patience import RENEWAL_SECONDS, Passing, patiently, retry_after
 from finetune_delegate.provider import Logged, Task, Unsure, View
 from finetune_delegate.recorded import Recorder
 from finetune_delegate.vertex_config import UID, tuning_config
@@ -214,7 +214,7 @@ class VertexService:
             return self._refused(what, str(error))
         status, said = _status(error)
         if status in (408, 429) or status >= 500:
-            return Passing(f"{status} {said}", _retry_after(error))
+            return Passing(f"{status} {said}", retry_after(_headers(error)))
         if status == 401:
             return self._refused(what, said)
         return _end(status, said, what, self._task.base, self._backend)
@@ -247,9 +247,5 @@ def _status(error: Exception) -> tuple[int, str]:
     return int(getattr(error, "code", None) or 0), str(getattr(error, "message", error))[:600]
 
 
-def _retry_after(error: Exception) -> float | None:
-    headers = getattr(getattr(error, "response", None), "headers", None) or {}
-    try:
-        return min(float(headers.get("retry-after", "")), 300.0)
-    except ValueError:
-        return None
+def _headers(error: Exception) -> Mapping[str, str]:
+    return getattr(getattr(error, "response", None), "headers", None) or {}

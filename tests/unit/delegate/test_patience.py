@@ -4,7 +4,7 @@ import pytest
 
 from finetune_api.reasons import Failure, Reason
 from finetune_delegate import patience
-from finetune_delegate.patience import Passing, patiently
+from finetune_delegate.patience import Passing, patiently, retry_after
 
 
 @pytest.fixture
@@ -43,3 +43,11 @@ def test_an_end_of_its_own_comes_at_its_own_time(slept: list[float]) -> None:
     refused = Failure(Reason.ACCESS_DENIED, "no")
     assert never(Passing("401", end=refused, at_most=5)) is refused
     assert slept == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [("7", 7), ("3600", 300), ("-1", None), ("nan", None), ("Wed, 21 Oct 2026 07:28:00 GMT", None), (None, None)],
+)
+def test_only_a_pause_that_can_be_waited_is_taken(said: str | None, seconds: float | None) -> None:
+    assert retry_after({"retry-after": said} if said else {}) == seconds
