@@ -58,6 +58,8 @@ class Attempt(ApiModel):
     """When its Job was created."""
     completion_time: Timestamp | None = None
     """When it ended."""
+    pull_failed_at: Timestamp | None = None
+    """When its image was first seen not to be pulled; none once its container runs."""
     outcome: Annotated[str, Field(max_length=64)] | None = None
     """Succeeded, or the reason it ended."""
     message: Annotated[str, Field(max_length=1024)] | None = None

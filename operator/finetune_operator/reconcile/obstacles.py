@@ -14,7 +14,11 @@ from finetune_operator.cache import Manifest
 
 PATIENCE_SECONDS = 20.0
 """Before this, a pod that has not started is nothing to talk about."""
-PULL_FAILURES = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+PULL_DELAYED = "ImagePullBackOff"
+"""The kubelet waits before it pulls again; it goes on saying so, as it goes on naming a failure, while it pulls."""
+NOT_PULLED = {"InvalidImageName", "ErrImageNeverPull"}
+"""There is nothing to try."""
+PULL_FAILURES = {"ErrImagePull", "RegistryUnavailable", PULL_DELAYED, *NOT_PULLED}
 QUIET = {"ContainerCreating", "PodInitializing"}
 
 

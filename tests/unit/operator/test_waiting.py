@@ -4,48 +4,14 @@ from typing import Any
 
 import pytest
 
-from builders import PREPARE, TRAIN, World, a_job, condition, message
+from builders import TRAIN, World, a_job, condition, message
 from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
-from finetune_operator.reconcile.finetunejob.draft import timestamp
 
 
 def waiting(reason: str) -> dict[str, Any]:
     return {"waiting": {"reason": reason, "message": "back-off " * 150}}
-
-
-def place(world: World, job: str, reason: str) -> None:
-    """A node takes the Job's pod, and cannot pull its image."""
-    pod = world.run_pod(job, waiting(reason), "Pending")
-    placed = {"type": "PodScheduled", "status": "True", "lastTransitionTime": timestamp(world.now)}
-    world.put({**pod, "status": {**pod["status"], "conditions": [placed]}})
-
-
-def test_an_image_that_cannot_be_pulled_ends_the_job_after_a_while() -> None:
-    world = World(a_job())
-    world.settle()
-    place(world, PREPARE, "ImagePullBackOff")
-    status = world.settle()
-    assert condition(status, "DataValidated") == ("Unknown", "ImagePullBackOff")
-    world.wait(130)
-    status = world.settle()
-    assert condition(status, "Failed") == ("True", "ImagePullFailed")
-    assert f"delete Job {PREPARE}" in world.log
-    assert len(status["attempts"][-1]["message"]) == 1024
-
-
-def test_a_queue_for_a_node_is_no_failure_of_the_image() -> None:
-    world = World(a_job())
-    world.prepared()
-    world.wait(3600)
-    place(world, TRAIN, "ErrImagePull")
-    status = world.settle()
-    assert condition(status, "Running") == ("False", "ErrImagePull")
-    world.wait(119)
-    assert condition(world.settle(), "Failed") is None
-    world.wait(2)
-    assert condition(world.settle(), "Failed") == ("True", "ImagePullFailed")
 
 
 def test_warnings_of_job_and_pod_are_read_after_20_s() -> None:

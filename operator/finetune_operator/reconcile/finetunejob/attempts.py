@@ -28,13 +28,8 @@ from finetune_operator.reconcile.finetunejob.checks import backend_of
 from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 from finetune_operator.reconcile.finetunejob.records import SUCCEEDED, SUSPENDED
 from finetune_operator.reconcile.finetunejob.start import frozen_config
-from finetune_operator.reconcile.finetunejob.waiting import (
-    ABOUT_TO_START,
-    PULL_SECONDS,
-    pulling_seconds,
-    why_not_started,
-)
-from finetune_operator.reconcile.obstacles import PATIENCE_SECONDS, PULL_FAILURES
+from finetune_operator.reconcile.finetunejob.waiting import ABOUT_TO_START, pulled_in_vain, why_not_started
+from finetune_operator.reconcile.obstacles import PATIENCE_SECONDS
 
 MAX_RETRIES = 3
 MAX_LOST = 5
@@ -48,12 +43,6 @@ NO_RESULT = Ending(
     Reason.INTERNAL_ERROR,
     "The pod exited with code 0 and left no readable summary: it was lost, or the image does not keep the pod contract.",
 )
-ONGOING: dict[PodStage, tuple[str, Stage]] = {
-    "Prepare": ("Preparing", Stage.DATA_VALIDATED),
-    "Train": ("Training", Stage.RUNNING),
-    "Collect": ("Collecting", Stage.RUNNING),
-}
-"""State and condition in which a stage's course shows."""
 
 
 def advance(draft: Draft, stage: PodStage) -> Summary | None:
@@ -67,7 +56,8 @@ def advance(draft: Draft, stage: PodStage) -> Summary | None:
         if draft.reads:
             return None
         if end is None:
-            _go_on(draft, last)
+            end = _go_on(draft, last)
+        if end is None:
             return None
         if end.reason is None and not _has_result(stage, end.summary):
             end = NO_RESULT
@@ -168,38 +158,33 @@ def delete_jobs(draft: Draft) -> None:
             draft.delete.append(ref_of(job))
 
 
-def _go_on(draft: Draft, record: Record) -> None:
-    """The attempt runs, or is about to."""
+def _go_on(draft: Draft, record: Record) -> Ending | None:
+    """The attempt runs, or is about to; or it is ended here, as its image cannot be pulled."""
     pods = pods_of(draft, record)
-    _listen(draft, record, pods)
+    record = _listen(draft, record, pods)
     pods = [pod for pod in pods if is_alive(pod) or not is_disrupted(pod)]  # its Job replaces an evicted one
     current = [pod for pod in pods if is_alive(pod)]
     if len(pods) >= nodes_of(draft.job.spec, record.stage) and all(map(has_started, current)):
-        progress.running(draft, record, *ONGOING[record.stage])
-        return
+        records.pulling_in_vain_since(draft, record, fails=False)
+        progress.running(draft, record)
+        return None
     age = draft.since(record.start_time or timestamp(draft.now))
     job = draft.seen.jobs[attempt_name(draft.name, draft.uid, record.stage, record.number)]
     reason, message = why_not_started(draft, job, current, age)
     message = progress.introduction(draft, record) + message
-    if reason in PULL_FAILURES and pulling_seconds(draft, current) >= PULL_SECONDS:
-        stop(draft, Reason.IMAGE_PULL_FAILED, message)
-        _give_up(
-            draft,
-            record.stage,
-            Reason.IMAGE_PULL_FAILED,
-            f"{message} Set an image the nodes can pull, or imagePullSecrets.",
-        )
-        return
+    end = pulled_in_vain(draft, record, reason, message)
+    if end is not None:
+        delete_jobs(draft)
     _say(draft, record.stage, reason, message)
+    return end
 
 
-def _listen(draft: Draft, record: Record, pods: list[Manifest]) -> None:
+def _listen(draft: Draft, record: Record, pods: list[Manifest]) -> Record:
     """Keep what a pod says that is being deleted; where another one has taken its place, nothing."""
     heard = last_words(pods)
     if heard is not None:
-        records.remember(draft, record, str(heard.reason), _in_full(draft, record, heard))
-    elif pods:
-        records.remember(draft, record, None, None)
+        return records.remember(draft, record, str(heard.reason), _in_full(draft, record, heard))
+    return records.remember(draft, record, None, None) if pods else record
 
 
 def _may_retry(draft: Draft, record: Record, end: Ending) -> bool:
@@ -256,7 +241,7 @@ def _open(draft: Draft, stage: PodStage, last: Record | None) -> None:
 
 def _say(draft: Draft, stage: PodStage, reason: str, message: str) -> None:
     """Why the stage's pod does not run."""
-    ongoing, condition = ONGOING[stage]
+    ongoing, condition = progress.ONGOING[stage]
     draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", reason, message)
     waiting = STARTING if stage == "Train" else ongoing
     draft.stand(reason if reason == RETRYING else waiting, message)

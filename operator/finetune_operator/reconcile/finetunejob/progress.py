@@ -4,6 +4,7 @@ from typing import Literal
 
 from finetune_api.conditions import as_reason
 from finetune_api.pods import Report
+from finetune_api.pods import Stage as PodStage
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
@@ -18,12 +19,20 @@ NOT_AS_IT_SHOULD_BE = "TrainingWarning"
 AT_PROVIDER = "AtProvider"
 """Where a provider's state is no reason that a condition can have."""
 MICRO_BATCH = "training.microBatchSize"
+ONGOING: dict[PodStage, tuple[str, Stage]] = {
+    "Prepare": ("Preparing", Stage.DATA_VALIDATED),
+    "Train": ("Training", Stage.RUNNING),
+    "Collect": ("Collecting", Stage.RUNNING),
+}
+"""State and condition in which a stage's course shows."""
 READABLE = 1e6
+"""A loss beyond is shown by its first digits."""
 LOSS_METRICS = ("loss", "train_loss")
 
 
-def running(draft: Draft, record: Record, state: str, stage: Stage) -> None:
+def running(draft: Draft, record: Record) -> None:
     """The attempt's pod runs: say so, with its newest report."""
+    state, stage = ONGOING[record.stage]
     if record.stage == "Train":
         _take_report(draft, record)
         if _steps_are_done(draft, record):

@@ -50,11 +50,22 @@ def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: b
     return closed
 
 
-def remember(draft: Draft, record: Record, outcome: str | None, message: str | None) -> None:
+def remember(draft: Draft, record: Record, outcome: str | None, message: str | None) -> Record:
     """Keep in an open attempt's record what its pod said while it is being deleted."""
-    said = {"outcome": outcome, "message": message and message[:MESSAGE_LIMIT]}
-    if said != {"outcome": record.outcome, "message": record.message}:
-        write_down(draft, record.model_copy(update=said))
+    return _keep(draft, record, outcome=outcome, message=message and message[:MESSAGE_LIMIT])
+
+
+def pulling_in_vain_since(draft: Draft, record: Record, *, fails: bool) -> str | None:
+    """Keep there since when its image is seen not to be pulled."""
+    since = record.pull_failed_at or timestamp(draft.now)
+    return _keep(draft, record, pull_failed_at=since if fails else None).pull_failed_at
+
+
+def _keep(draft: Draft, record: Record, **seen: str | None) -> Record:
+    kept = record.model_copy(update=seen)
+    if kept != record:
+        write_down(draft, kept)
+    return kept
 
 
 def remembered(record: Record) -> Ending | None:
