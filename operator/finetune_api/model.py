@@ -4,7 +4,7 @@ import re
 from datetime import datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 
 
@@ -25,6 +25,12 @@ class ApiModel(BaseModel):
     def wire(self) -> dict[str, Any]:
         """The object as it travels: camelCase, JSON types, fields left out stay out."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def first_fault(error: ValidationError) -> str:
+    """Which field is wrong first, and how; not what it holds, which may be anything."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'document'}: {first['msg']}"
 
 
 class NotYet(ApiModel):
@@ -69,7 +75,8 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-
 """The name of a Kubernetes object."""
 
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
-Message = Annotated[str, Field(max_length=4096)]
+MAX_MESSAGE = 4096
+Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40), AfterValidator(_is_a_time)]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune_api.model import MAX_MESSAGE
 from finetune_api.pods import (
     CONFIG_FILE,
     MAX_SUMMARY_BYTES,
@@ -51,7 +52,7 @@ class Places:
 def failed(stage: Stage, error: Exception) -> Summary:
     """The summary of a stage that ended with an error; what is not a Failure is a bug, and its traceback goes to stderr."""
     if isinstance(error, Failure):
-        return Summary(stage=stage, error=JobError(code=error.reason, message=error.message))
+        return Summary(stage=stage, error=JobError(code=error.reason, message=_shortened(error.message, MAX_MESSAGE)))
     traceback.print_exception(error, file=sys.stderr)
     if (
         isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
@@ -107,6 +108,11 @@ def _cut(value: Any, characters: int, field: str = "") -> Any:
         return {key: _cut(item, characters, key) for key, item in value.items()}
     if isinstance(value, list):
         return [_cut(item, characters) for item in value]
-    if field in ("message", "reason", "skippedBatch", "trackingError") and len(value) > characters:
-        return value[: characters - 1] + "…"
+    if field in ("message", "reason", "skippedBatch", "trackingError"):
+        return _shortened(value, characters)
     return value
+
+
+def _shortened(text: str, characters: int) -> str:
+    """At most so many characters of it; where some are left out, an ellipsis is the last."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"

@@ -12,6 +12,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
+from finetune_api.model import first_fault
 from finetune_api.pods import JobConfig, Stage, Summary
 from finetune_api.reasons import Failure, Reason
 from finetune_stage.outcome import Places, exit_code, failed, termination_message
@@ -68,6 +69,4 @@ def _config(path: Path) -> JobConfig:
     except OSError as error:
         raise Failure(Reason.CONFIG_INVALID, f"{path} cannot be read: {error.strerror}") from error
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise Failure(Reason.CONFIG_INVALID, f"{path}: {where}: {first['msg']}") from None
+        raise Failure(Reason.CONFIG_INVALID, f"{path}: {first_fault(error)}") from None

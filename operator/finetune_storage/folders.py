@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from pydantic import ValidationError
 
 from finetune_api.artifacts import MANIFEST, FileEntry, Manifest
-from finetune_api.model import ApiModel, Digest
+from finetune_api.model import ApiModel, Digest, first_fault
 from finetune_api.reasons import Failure, Reason
 from finetune_storage.store import Store, sha256_of
 
@@ -82,9 +82,7 @@ def parse_manifest(data: bytes, uri: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
-        raise Failure(Reason.ARTIFACT_CORRUPT, f"{uri} is not a manifest: {where}: {first['msg']}") from None
+        raise Failure(Reason.ARTIFACT_CORRUPT, f"{uri} is not a manifest: {first_fault(error)}") from None
     for entry in manifest.files:
         if not is_below(entry.path):
             raise Failure(Reason.ARTIFACT_CORRUPT, f"{uri} names a file outside its folder: {entry.path!r}")

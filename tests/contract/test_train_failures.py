@@ -59,6 +59,16 @@ def test_what_was_not_prepared_is_not_trained_on(bucket: str, secret: Path, tmp_
     assert caught.value.reason is Reason.ARTIFACT_CORRUPT
 
 
+def test_a_configuration_of_another_shape_is_told_by_its_first_fault(bucket: str, secret: Path, tmp_path: Path) -> None:
+    config = prepare_job(bucket, secret.parent, ROWS)
+    job_store(config, secret.parent).put("resolved.json", b'{"namespace": 1}')
+    with pytest.raises(
+        Failure, match=r"resolved\.json is not a resolved configuration: namespace: .* string$"
+    ) as caught:
+        train_here(config, secret.parent, tmp_path / "work")
+    assert caught.value.reason is Reason.ARTIFACT_CORRUPT
+
+
 def test_unknown_target_modules_are_answered_with_the_known_ones(bucket: str, secret: Path, tmp_path: Path) -> None:
     adapter = ResolvedAdapterSpec(type="LoRA", target_modules=("query",))
     config = prepare_job(bucket, secret.parent, ROWS, adapter=adapter)

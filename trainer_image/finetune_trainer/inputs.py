@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from finetune_api.artifacts import RESOLVED, RateSearch, Resolved
-from finetune_api.model import Digest
+from finetune_api.model import Digest, first_fault
 from finetune_api.reasons import Failure, Reason
 from finetune_stage.outcome import Places
 from finetune_stage.rows import Row, Splits, fetch_rows, held_out
@@ -44,7 +44,7 @@ def read_inputs(store: Store, places: Places) -> Inputs:
         resolved = Resolved.model_validate_json(data)
     except ValidationError as error:
         raise Failure(
-            Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} is not a resolved configuration: {error}"
+            Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} is not a resolved configuration: {first_fault(error)}"
         ) from None
     splits = fetch_rows(store, places, resolved.splits, resolved.data_digest)
     digest = f"sha256:{hashlib.sha256(data).hexdigest()}"

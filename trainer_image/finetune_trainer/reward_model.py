@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune_api.artifacts import MANIFEST, RESOLVED, JobRecord, Resolved, ResolvedRewardModel
+from finetune_api.model import first_fault
 from finetune_api.pods import JobConfig
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
@@ -71,7 +72,7 @@ def _reward_job(store: Store, uri: str, digest: str) -> Resolved:
         return Resolved.model_validate_json(data)
     except ValidationError as error:
         raise Failure(
-            Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} is not a resolved configuration: {error}"
+            Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} is not a resolved configuration: {first_fault(error)}"
         ) from None
 
 

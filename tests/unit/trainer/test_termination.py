@@ -1,8 +1,17 @@
 """A termination message fits, also that of a training of which much can be said."""
 
+from finetune_api.model import MAX_MESSAGE
 from finetune_api.pods import MAX_SUMMARY_BYTES, Summary, Trained
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, GateResult
-from finetune_stage.outcome import termination_message
+from finetune_stage.outcome import failed, termination_message
+
+
+def test_a_failure_of_any_length_is_told() -> None:
+    """As one of ten findings whose files have the longest names a store allows."""
+    error = failed("Prepare", Failure(Reason.DATA_INVALID, "y" * (MAX_MESSAGE + 1))).error
+    assert error is not None
+    assert (error.code, error.message) == ("DataInvalid", "y" * (MAX_MESSAGE - 1) + "…")
 
 
 def test_a_long_diagnosis_is_left_to_evaluation_json() -> None:
