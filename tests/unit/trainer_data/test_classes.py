@@ -29,6 +29,7 @@ def test_classes_are_those_of_the_training_rows(tmp_path: Path) -> None:
         ({"train": [[str(i)] for i in range(1001)]}, None, "have 1001 classes"),
         ({"train": [["a"], ["b" * 257]]}, None, "has over 256 characters"),
         ({"train": [["a"], ["c"]]}, ["a", "b"], "train has class 'c', which is none of method.classification.labels"),
+        ({"train": [["c" * 41]]}, ["a", "b"], f"train has class '{'c' * 40}'…, which is none"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(

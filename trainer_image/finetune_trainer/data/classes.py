@@ -11,6 +11,7 @@ from finetune_trainer.data.sources import SplitName
 MOST = 1000
 LONGEST = 256
 """Characters of a name."""
+SHOWN = 40
 
 
 class Classes(NamedTuple):
@@ -30,7 +31,7 @@ def classes_of(files: dict[SplitName, Path], stated: list[str] | None) -> Classe
     counts, several = _count(files["train"])
     if stated and (foreign := sorted(set(counts) - set(stated))):
         raise Failure(
-            Reason.DATA_INVALID, f"train has class {foreign[0]!r}, which is none of method.classification.labels"
+            Reason.DATA_INVALID, f"train has class {shown(foreign[0])}, which is none of method.classification.labels"
         )
     names = tuple(stated or sorted(counts))
     if not 2 <= len(names) <= MOST:
@@ -41,10 +42,15 @@ def classes_of(files: dict[SplitName, Path], stated: list[str] | None) -> Classe
         )
     if too_long := [name for name in names if len(name) > LONGEST]:
         raise Failure(
-            Reason.DATA_INVALID, f"class {too_long[0][:40]!r}… has over {LONGEST} characters: a class is a name"
+            Reason.DATA_INVALID, f"class {shown(too_long[0])} has over {LONGEST} characters: a class is a name"
         )
     several |= any(_count(path)[1] for path in files.values())
     return Classes(names, several)
+
+
+def shown(name: str) -> str:
+    """For a sentence, which goes to the status: where the column is wrong, a name is the text of a row."""
+    return repr(name[:SHOWN]) + ("…" if len(name) > SHOWN else "")
 
 
 def _count(path: Path) -> tuple[Counter[str], bool]:

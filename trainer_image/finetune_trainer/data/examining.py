@@ -10,6 +10,7 @@ from pathlib import Path
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
+from finetune_trainer.data.classes import shown
 from finetune_trainer.data.contamination import RUN, Guarded
 from finetune_trainer.data.fields import Row
 from finetune_trainer.data.measuring import Lengths, length
@@ -181,7 +182,7 @@ def _refuse_unseen_classes(found: Examined) -> None:
     known = found.surveys["train"].labels
     for split, survey in found.surveys.items():
         if unseen := sorted(set(survey.labels) - set(known)):
-            named = ", ".join(repr(label[:40]) for label in unseen[:5]) + (", …" if len(unseen) > 5 else "")
+            named = ", ".join(map(shown, unseen[:5])) + (", …" if len(unseen) > 5 else "")
             raise Failure(
                 Reason.DATA_INVALID,
                 f"{split} has {len(unseen)} {'class' if len(unseen) == 1 else 'classes'} that no training row has: {named}; "
