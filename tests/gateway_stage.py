@@ -42,6 +42,8 @@ class ModelServer:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     refuse: dict[str, str] = field(default_factory=dict)
     """Adapter name -> the sentence it is refused with."""
+    late: set[str] = field(default_factory=set)
+    """Adapters that an earlier request is still loading: the next one for them waits, and is refused."""
     hold: asyncio.Event = field(default_factory=asyncio.Event)
     """Prompts "wait" are answered once this is set."""
     aborted: int = 0
@@ -87,6 +89,9 @@ class ModelServer:
         if body["lora_name"] in self.refuse:
             return web.json_response({"error": {"message": self.refuse[body["lora_name"]]}}, status=400)
         self.models.add(body["lora_name"])
+        if body["lora_name"] in self.late:
+            sentence = f"The lora adapter '{body['lora_name']}' has already been loaded."
+            return web.json_response({"error": {"message": sentence}}, status=400)
         return web.Response(text="ok")
 
     async def unload(self, request: web.Request) -> web.Response:

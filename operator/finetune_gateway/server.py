@@ -66,13 +66,18 @@ class ModelServer:
             await self._call("POST", "/v1/chat/completions", COMPLETE_SECONDS, request | {THINKERS: 16})
 
     async def load(self, name: str, path: Path) -> None:
-        """Load an adapter. Raises AdapterRefused where it is the adapter's fault."""
+        """Load an adapter. Raises AdapterRefused where it is the adapter's fault.
+
+        An earlier request for it may go on in the server though its answer was lost, with the gateway that waited, or to a time-out:
+        this one then waits for it, and is refused because the name is taken.
+        """
         try:
             await self._call("POST", "/v1/load_lora_adapter", LOAD_SECONDS, {"lora_name": name, "lora_path": str(path)})
         except ServerRefused as refused:
-            if refused.status == HTTPStatus.BAD_REQUEST:
+            if refused.status != HTTPStatus.BAD_REQUEST:
+                raise
+            if name not in await self.models():
                 raise AdapterRefused(str(refused)) from refused
-            raise
 
     async def unload(self, name: str) -> None:
         """Unload an adapter."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finetune_server.engine import Engine
-from finetune_server.protocol import ApiError
+from finetune_server.protocol import ApiError, unavailable
 
 if TYPE_CHECKING:
     from finetune_server.model import LoadedModel
@@ -86,7 +86,8 @@ class Registry:
             if name in self._adapters or name == self._base.name:
                 raise _invalid(f"The lora adapter '{name}' has already been loaded.")
             if len(self._adapters) >= self._limits.max_adapters:
-                raise _invalid(f"{len(self._adapters)} adapters are loaded, as many as --max-adapters allows.")
+                # No fault of the adapter's: it may be tried again when another one has gone.
+                raise unavailable(f"{len(self._adapters)} adapters are loaded, as many as --max-adapters allows.")
             folder = self._folder(path)
             started = time.monotonic()
             key = next(self._keys)

@@ -82,6 +82,12 @@ class TestLoading:
         assert status == 503
         assert "x_proj" in body["error"]["message"]
 
+    async def test_an_adapter_that_an_earlier_request_has_loaded_is_no_bad_one(self, running: Stage) -> None:
+        running.server.late.add("support-aaaaaaaaaaaa")
+        running.wish(running.adapter("support", "a"))
+        await running.until_loaded(support="a")
+        assert await answered_by(running, "support") == "support-aaaaaaaaaaaa"
+
     async def test_one_bad_adapter_blocks_no_other(self, running: Stage) -> None:
         running.wish(running.adapter("bad", "a", peft_type="IA3"), running.adapter("good", "b"))
         await running.until_loaded(good="b")
