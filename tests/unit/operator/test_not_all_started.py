@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from builders import TRAIN, World, a_job, condition, message
+from builders import TRAIN, World, a_job, a_report, condition, message
 from finetune_operator.cache import Manifest
 
 RUNNING: Manifest = {"running": {}}
@@ -39,12 +39,17 @@ def test_several_pods_run_when_all_of_them_do() -> None:
 def test_an_evicted_pod_does_not_run_while_the_one_that_replaces_it_waits() -> None:
     world = World(a_job())
     world.training()
+    world.say(a_report())
+    assert world.settle()["eta"] == "12m"
     put_pod(world, f"{TRAIN}-pod", "Failed", STOPPED, conditions=[{"type": "DisruptionTarget", "status": "True"}])
     assert condition(world.settle(), "Running") == ("False", "Starting"), "the other one is not there yet"
     put_pod(world, "replacement", "Pending", conditions=[UNPLACED])
     status = world.settle()
     assert condition(status, "Running") == ("False", "Unschedulable")
     assert message(status, "Running") == "Pod replacement: cannot be scheduled: 0/3 nodes are available"
+    assert "eta" not in status
     world.remove("Pod", "replacement")
     put_pod(world, "replacement", "Running", RUNNING)
-    assert condition(world.settle(), "Running") == ("True", "Training")
+    status = world.settle()
+    assert condition(status, "Running") == ("True", "Training")
+    assert "eta" not in status, "not before it reports one"

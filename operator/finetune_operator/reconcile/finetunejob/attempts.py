@@ -243,6 +243,7 @@ def _say(draft: Draft, stage: PodStage, reason: str, message: str) -> None:
     """Why the stage's pod does not run."""
     ongoing, condition = progress.ONGOING[stage]
     draft.condition(condition, "Unknown" if condition is Stage.DATA_VALIDATED else "False", reason, message)
+    draft.update(eta=None)
     waiting = STARTING if stage == "Train" else ongoing
     draft.stand(reason if reason == RETRYING else waiting, message)
 
@@ -251,7 +252,6 @@ def _say_retrying(draft: Draft, stage: PodStage, last: Record | None, alive: lis
     message = f"{last.stage} attempt {last.number} ended ({last.outcome}): {last.message}" if last else ""
     if alive:
         message = f"Waits until pod {alive[0]['metadata']['name']} has ended. {message}"
-    draft.update(eta=None)
     _say(draft, stage, RETRYING, message)
 
 
