@@ -1,17 +1,20 @@
 """Chat templates as bases have them, with a real tokenizer: several by name, without ends of turns, that refuse rows, with a clock."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trl
 
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.data.tokenizing import ToolCheck
-from finetune_trainer.encode import encoder
+from finetune_trainer.encode import IGNORED, encoder, stop_tokens
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 ASKED, ANSWERED = {"role": "user", "content": "red thing 1?"}, {"role": "assistant", "content": "red"}
 ROW = {"messages": [ASKED, ANSWERED]}
 TOOL = {"type": "function", "function": {"name": "paint", "parameters": {"type": "object", "properties": {}}}}
+PAINT = {"name": "paint", "arguments": {"colour": "red"}}
 WITH_TOOLS = "{% for tool in tools %}{{ tool['function']['name'] }}{% endfor %}" + CHAT_TEMPLATE
 
 
@@ -41,3 +44,44 @@ class TestNamed:
         with pytest.raises(Failure, match=r"tools \(paint\), and of the base model's chat templates the one") as caught:
             ToolCheck(tokenizer, learned.training_template).check(row)
         assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+class TestWithoutEnds:
+    """As those of GLM-4: only the next turn shows that one is over."""
+
+    TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>\n' + m['content'] }}{% endfor %}"
+    LINES = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\n' }}{% endfor %}"
+    ASKING = "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+
+    def test_an_answer_ends_with_what_begins_the_next_turn(self) -> None:
+        tokenizer = tokenizer_with(self.TURNS + self.ASKING)
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|user|>", "<|assistant|>"]})
+        chats = encoder(tokenizer, "Messages", False)
+        answer = chats.answer(ROW)
+        assert tokenizer.decode([token for token in answer.labels if token != IGNORED]) == "red<|user|>"
+        assert chats.training(ROW).input_ids == answer.input_ids, "what is measured is learned"
+        assert tokenizer.convert_ids_to_tokens(stop_tokens(chats, ROW, None)) == ["<|endoftext|>", "<|user|>"]
+
+    def test_or_with_the_end_token_where_turns_are_plain_text(self) -> None:
+        tokenizer = tokenizer_with(self.LINES)
+        chats = encoder(tokenizer, "Messages", False)
+        assert tokenizer.decode(chats.answer(ROW).input_ids).endswith("assistant: red\n<|endoftext|>")
+        assert chats.training(ROW).input_ids == chats.answer(ROW).input_ids
+
+    def test_a_run_of_spaces_is_no_end(self) -> None:
+        tokenizer = tokenizer_with(self.LINES.replace("\n", "   "))
+        tokenizer.add_tokens(["   "])
+        chats = encoder(tokenizer, "Messages", False)
+        assert tokenizer.decode(chats.answer(ROW).input_ids).endswith("red   <|endoftext|>")
+
+    def test_as_the_template_that_marks_answers_has_it(self) -> None:
+        tokenizer = tokenizer_with(Path(trl.__file__).with_name("chat_templates").joinpath("glm4moe.jinja").read_text())
+        markers = ["<|user|>", "<|assistant|>", "<|observation|>", "</think>", "</tool_call>"]
+        tokenizer.add_special_tokens({"additional_special_tokens": markers})
+        chats, calls = encoder(tokenizer, "Messages", True), [{"type": "function", "function": PAINT}]
+        for said, end in ((ANSWERED, "<|user|>"), ({**ANSWERED, "tool_calls": calls}, "<|observation|>")):
+            row = {"messages": [ASKED, said], "tools": [TOOL]}
+            for example in (chats.answer(row), chats.training(row)):
+                text = tokenizer.decode([token for token in example.labels if token != IGNORED])
+                assert text.strip().endswith(end)
+                assert "red" in text

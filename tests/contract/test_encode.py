@@ -54,30 +54,32 @@ def test_every_assistant_turn_is_learned_with_its_end(tokenizer: Any) -> None:
 
 FAMILIES = {path.stem: path for path in Path(trl.__file__).with_name("chat_templates").glob("*.jinja")}
 """Templates of models as they are published, which TRL knows."""
-REFUSED = {
-    "llama3_1",
-    "llama3_2",
-    "llava_next",
-    "idefics3",
-    "smolvlm",
-    *(name for name in FAMILIES if "gemma4" in name),
-}
+BLIND = {"llava_next", "idefics3", "smolvlm"}
+"""They see, and leave texts out."""
+REFUSED = {"llama3_1", "llama3_2", *BLIND, *(name for name in FAMILIES if "gemma4" in name)}
 """No training template is known, the end would not be learned, or texts are left out."""
+published = pytest.mark.parametrize("family", sorted(name for name in FAMILIES if not name.endswith("_training")))
+TURNS = [turn for turn in TALK["messages"] if turn["role"] != "system"]  # of which some families know none
 
 
-@pytest.mark.parametrize("family", sorted(name for name in FAMILIES if not name.endswith("_training")))
-def test_of_known_families_exactly_the_answers_are_learned(family: str) -> None:
-    tokenizer, template = tiny_tokenizer(), FAMILIES[family].read_text()
+def of_family(name: str) -> tuple[Any, list[str]]:
+    """A tokenizer with a family's template and the tokens it writes; these."""
+    tokenizer, template = tiny_tokenizer(), FAMILIES[name].read_text()
     ends = sorted(set(re.findall(r"<[^<>\s'\"{}]{2,40}>|\[/?INST\]", template)))
-    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    tokenizer.add_special_tokens({"additional_special_tokens": ends, "bos_token": "<|bos|>"})
     tokenizer.chat_template = template
-    turns = [turn for turn in TALK["messages"] if turn["role"] != "system"]  # of which some families know none
+    return tokenizer, ends
+
+
+@published
+def test_of_known_families_exactly_the_answers_are_learned(family: str) -> None:
+    tokenizer, ends = of_family(family)
     if family in REFUSED:
         with pytest.raises(Failure, match="the base model's chat template") as caught:
             encoder(tokenizer, "Messages", True)
         assert caught.value.reason is Reason.CONFIG_INVALID
         return
-    example = encoder(tokenizer, "Messages", True).training({"messages": turns})
+    example = encoder(tokenizer, "Messages", True).training({"messages": TURNS})
     tokens = zip(example.input_ids, example.labels, strict=True)
     runs = [
         tokenizer.decode([token for token, _ in run])
@@ -89,6 +91,28 @@ def test_of_known_families_exactly_the_answers_are_learned(family: str) -> None:
         assert answer in run
         assert "thing" not in run, "nothing of a question"
         assert run.rstrip("\n").endswith((*ends, tokenizer.eos_token)), "the token that ends the turn"
+
+
+@published
+def test_of_known_families_the_last_answer_is_measured_with_its_end_and_compared(family: str) -> None:
+    tokenizer, ends = of_family(family)
+    if family in BLIND:
+        with pytest.raises(Failure, match="does not write messages whose content is a text"):
+            encoder(tokenizer, "Messages", False)
+        return
+    answer = encoder(tokenizer, "Messages", family not in REFUSED).answer({"messages": TURNS})
+    pairs, row = (
+        encoder(tokenizer, "Preference", True),
+        {"prompt": TURNS[:3], "chosen": TURNS[3:], "rejected": TURNS[1:2]},
+    )
+    pair = pairs.pair(row)
+    assert (answer.input_ids, learned(tokenizer, answer)) == (pair.prompt + pair.chosen, tokenizer.decode(pair.chosen))
+    for said, own in ((pair.chosen, "blue"), (pair.rejected, "red")):
+        text = tokenizer.decode(said)
+        assert own in text
+        assert "thing" not in text, "nothing of a question"
+        assert text.endswith((*ends, tokenizer.eos_token)), "the token that ends the turn"
+    assert stop_tokens(pairs, row, None) == sorted({pair.chosen[-1], tokenizer.eos_token_id})
 
 
 def test_text_is_learned_whole_with_its_end_once(tokenizer: Any) -> None:

@@ -138,7 +138,7 @@ def test_an_answer_does_not_end_with_a_new_token() -> None:
     row = colour_chats(1)[0]
     row["messages"][-1]["content"] = "<tool>red</tool> it is"
     reads = encoder(tokenizer, "Messages", answers_only=False, new_tokens=TOKENS)
-    assert tokenizer.decode(reads.answer(row).input_ids).endswith("</tool> it is.\n")
+    assert tokenizer.decode(reads.answer(row).input_ids).endswith("</tool> it is.\n<|endoftext|>")
     row["messages"][-1]["content"] = "<tool>"
     tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
     assert stop_tokens(reads, row, None) == [tokenizer.eos_token_id]

@@ -1,11 +1,18 @@
-"""The base's chat template: whether rows of messages can be learned through it. Used by :mod:`finetune_trainer.encode`."""
+"""The base's chat template: whether rows of messages can be learned through it, and what ends an answer where it does not say.
+
+Used by :mod:`finetune_trainer.encode`.
+"""
 
 from typing import Any
+
+from jinja2 import TemplateError
 
 from finetune_api.reasons import Failure, Reason
 
 ASKED, ANSWERED = {"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}
 """A conversation to see by what a template does."""
+UNWRITTEN = (TemplateError, TypeError)
+"""What a template ends in that refuses messages, or expects them otherwise."""
 
 
 def default_template(tokenizer: Any) -> str:
@@ -24,12 +31,37 @@ def default_template(tokenizer: Any) -> str:
 
 def check_texts(tokenizer: Any, template: str | None) -> None:
     """Some templates, of models that see, write only lists of parts, and leave a plain text out without a word."""
-    rendered = tokenizer.apply_chat_template([ASKED, ANSWERED], chat_template=template, tokenize=False)
+    try:
+        rendered, why = tokenizer.apply_chat_template([ASKED, ANSWERED], chat_template=template, tokenize=False), ""
+    except UNWRITTEN as error:
+        rendered, why = "", f" ({error})"
     if not all(said["content"] in rendered for said in (ASKED, ANSWERED)):
         raise Failure(
             Reason.CONFIG_INVALID,
-            "the base model's chat template does not write messages whose content is a text; use rows of plain texts, or another base",
+            f"the base model's chat template does not write messages whose content is a text{why}; "
+            "use rows of plain texts, or another base",
         )
+
+
+def missing_end(tokenizer: Any, markers: frozenset[int]) -> int | None:
+    """What ends an answer where the template puts nothing behind the last one: the token it begins the next turn with, if that is one of
+    ``markers``, else the end token. None where the template ends answers itself, or writes no conversations."""
+    try:
+        default_template(tokenizer)
+        rendered = tokenizer.apply_chat_template([ASKED, ANSWERED], tokenize=False)
+        longer = tokenizer.apply_chat_template([ASKED, ANSWERED, ASKED], tokenize=False)
+    except (Failure, *UNWRITTEN):
+        return None
+    behind = rendered.rpartition(ANSWERED["content"])[2]
+    if markers.intersection(_ids(tokenizer, behind)):
+        return None
+    following = _ids(tokenizer, longer.removeprefix(rendered)) if longer.startswith(rendered) else []
+    end: int = following[0] if following and following[0] in markers else tokenizer.eos_token_id
+    return end
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def training_template(tokenizer: Any) -> str:

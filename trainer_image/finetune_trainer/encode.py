@@ -1,7 +1,7 @@
 """Prepared rows -> token ids and labels. The one place that tokenises for training and for the evaluation.
 
 Labels are -100 where nothing is learned. An answer is a completion, or the last assistant turn of a conversation, up to and
-with its end token; a prompt is everything before it, exactly as a server would see it.
+with its end token, which it gets where the chat template writes none; a prompt is everything before it, exactly as a server would see it.
 """
 
 from bisect import bisect_left
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.chat_template import check_texts, default_template, training_template
+from finetune_trainer.chat_template import check_texts, default_template, missing_end, training_template
 from finetune_trainer.data.tokenizing import Remembering, texts_of
 
 ROWS_AT_A_TIME = 1000
@@ -44,6 +44,14 @@ class Pair(NamedTuple):
         return chosen, rejected
 
 
+class _Answered(NamedTuple):
+    """A prompt with an answer to it. Tokens may merge where the two meet: the answer begins where this differs from the prompt."""
+
+    start: int
+    """Of the answer."""
+    ids: list[int]
+
+
 @dataclass(frozen=True)
 class Encoder:
     """Tokenises rows of one format."""
@@ -56,6 +64,8 @@ class Encoder:
     """Messages: the chat template that marks assistant turns."""
     markers: frozenset[int] = frozenset()
     """Tokens the base's vocabulary was given beside its words: ends of turns are among them."""
+    end: int | None = None
+    """What ends an answer where the chat template ends the last turn of a conversation with nothing; None where it does end it."""
 
     def training(self, fields: Fields) -> Example:
         """A row to learn from; of a preference the longer side, of a text to classify all tokens."""
@@ -85,21 +95,16 @@ class Encoder:
             return self.training(fields)
         if self.format == "Preference":
             return self.pair(fields).sides()[0]
-        prompt = self.prompt(fields)
-        if self.format == "Messages":
-            ids = self._answered(fields, fields["messages"])
-        else:
-            ids = self._joined(fields, fields["completion"])
-        # Tokens may merge where prompt and answer meet; the answer begins where the two differ.
-        start = shared(prompt, ids)
+        own = fields["messages"][-1:] if self.format == "Messages" else fields["completion"]
+        start, ids = self._answered(fields, self.prompt(fields), own)
         return Example(ids, [IGNORED] * start + ids[start:])
 
     def pair(self, fields: Fields) -> Pair:
         """A preference, both sides cut where one of them first differs from the prompt."""
         prompt = self.prompt(fields)
-        chosen, rejected = (self._joined(fields, fields[side]) for side in ("chosen", "rejected"))
-        start = min(shared(prompt, chosen), shared(prompt, rejected))
-        return Pair(prompt[:start], chosen[start:], rejected[start:])
+        chosen, rejected = (self._answered(fields, prompt, fields[side]) for side in ("chosen", "rejected"))
+        start = min(chosen.start, rejected.start)
+        return Pair(prompt[:start], chosen.ids[start:], rejected.ids[start:])
 
     def prompt(self, fields: Fields) -> list[int]:
         """What a model is asked."""
@@ -120,7 +125,7 @@ class Encoder:
 
     def _conversation(self, fields: Fields) -> Example:
         if not self.answers_only:
-            ids = self._rendered(fields, fields["messages"])
+            ids = self._rendered(fields, fields["messages"]) + ([] if self.end is None else [self.end])
             return Example(ids, list(ids))
         rendered = self.tokenizer.apply_chat_template(
             fields["messages"],
@@ -132,16 +137,23 @@ class Encoder:
         pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
         return Example(list(rendered["input_ids"]), [token if learned else IGNORED for token, learned in pairs])
 
-    def _joined(self, fields: Fields, answer: str | list[Fields]) -> list[int]:
-        """The row's prompt and an answer to it: both texts, or both messages."""
+    def _answered(self, fields: Fields, prompt: list[int], answer: str | list[Fields]) -> "_Answered":
+        """The row's prompt and an answer to it, both texts or both messages, up to the answer's end."""
         if isinstance(answer, str):
-            return self._document(fields["prompt"] + answer)
-        return self._answered(fields, fields["prompt"] + answer)
+            ids = self._document(fields["prompt"] + answer)
+            return _Answered(shared(prompt, ids), ids)
+        asked = fields["messages"][:-1] if self.format == "Messages" else fields["prompt"]
+        ids = self._rendered(fields, asked + answer)
+        start, last = shared(prompt, ids), _last(ids, self.markers)
+        if self.end is None and last >= start:
+            return _Answered(start, ids[: last + 1])  # what a template puts after the end is no answer
+        return _Answered(start, [*ids, self._missing_end(fields)])
 
-    def _answered(self, fields: Fields, messages: list[Fields]) -> list[int]:
-        """A conversation up to the end token of its answer; what a template puts after it is no answer."""
-        ids = self._rendered(fields, messages)
-        return ids[: _last(ids, self.markers) + 1]
+    def _missing_end(self, fields: Fields) -> int:
+        """What ends the answer of a row, as it is learned: templates that mark answers put it there."""
+        learned = self._conversation(fields).labels if self.training_template is not None else []
+        usual = self.tokenizer.eos_token_id if self.end is None else self.end
+        return next((token for token in reversed(learned) if token in self.markers), usual)
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
@@ -179,8 +191,14 @@ def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tok
         default_template(tokenizer)
         template = training_template(tokenizer) if answers_only else None
         check_texts(tokenizer, template)
-    markers = frozenset(token for text, token in tokenizer.get_added_vocab().items() if text not in new_tokens)
-    return Encoder(tokenizer, format_, answers_only, template, markers)
+    markers = _markers(tokenizer, new_tokens)
+    return Encoder(tokenizer, format_, answers_only, template, markers, missing_end(tokenizer, markers))
+
+
+def _markers(tokenizer: Any, new_tokens: Sequence[str]) -> frozenset[int]:
+    """What was added to the words of a vocabulary, but for runs of white space, and the end token."""
+    added = {token for text, token in tokenizer.get_added_vocab().items() if text.strip() and text not in new_tokens}
+    return frozenset(added if tokenizer.eos_token_id is None else {*added, tokenizer.eos_token_id})
 
 
 def encode_training(encoder: Encoder, rows: list[Fields], max_length: int, *, packed: bool) -> Iterator[Example]:
@@ -218,8 +236,9 @@ def stop_tokens(encoder: Encoder, fields: Fields, generation_eos: int | list[int
     """Tokens that end an answer: the model's own, the tokenizer's, and the one that ends a row's answer."""
     own = generation_eos if isinstance(generation_eos, list) else [generation_eos]
     end = encoder.answer(fields).input_ids[-1]
-    known = {encoder.tokenizer.eos_token_id, *encoder.markers}
-    return sorted({token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & known))
+    return sorted(
+        {token for token in own if token is not None} | {encoder.tokenizer.eos_token_id} | ({end} & encoder.markers)
+    )
 
 
 def shared(one: list[int], other: list[int]) -> int:
@@ -229,5 +248,5 @@ def shared(one: list[int], other: list[int]) -> int:
 
 
 def _last(ids: list[int], wanted: frozenset[int]) -> int:
-    """Place of the last wanted token; without one the last place."""
-    return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in wanted), len(ids) - 1)
+    """Place of the last wanted token; -1 without one."""
+    return next((place for place in range(len(ids) - 1, -1, -1) if ids[place] in wanted), -1)
