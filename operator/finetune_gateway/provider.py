@@ -209,26 +209,40 @@ async def read(response: aiohttp.ClientResponse, who: str) -> Json:
 
 
 async def events(response: aiohttp.ClientResponse, who: str) -> AsyncGenerator[Json]:
-    """The JSON of server-sent events, without OpenAI's [DONE]. Raises ProviderFailure where the stream breaks off."""
+    """The JSON of server-sent events, without OpenAI's [DONE].
+
+    Raises ProviderFailure where the stream breaks off, or is none: some services answer whole whatever they are asked.
+    """
+    is_stream = False
+    async with contextlib.aclosing(lines(response, who)) as found:
+        async for line in found:
+            field, _, value = line.strip().partition(b":")
+            if field != b"data":
+                continue
+            is_stream = True
+            if value.strip() not in (b"", b"[DONE]"):
+                yield event_of(value, who)
+    if not is_stream:
+        message = f"{who} was asked for a stream of events, and answered with something else"
+        raise ProviderFailure(HTTPStatus.BAD_GATEWAY, message)
+
+
+async def lines(response: aiohttp.ClientResponse, who: str) -> AsyncGenerator[bytes]:
+    """The body line by line, however long they are. Raises ProviderFailure where it breaks off."""
     rest = b""
     try:
         async with response:
             async for piece in response.content.iter_any():
-                *lines, rest = (rest + piece).split(b"\n")
-                for line in lines:
-                    if (event := event_of(line, who)) is not None:
-                        yield event
-            if (event := event_of(rest, who)) is not None:
-                yield event
+                *whole, rest = (rest + piece).split(b"\n")
+                for line in whole:
+                    yield line
+            yield rest
     except (aiohttp.ClientError, TimeoutError) as error:
         raise unreachable(who, error) from error
 
 
-def event_of(line: bytes, who: str) -> Json | None:
-    """The JSON of a line of an event stream; None: it carries none. Raises ProviderFailure for an error in its midst."""
-    field, _, value = line.strip().partition(b":")
-    if field != b"data" or value.strip() in (b"", b"[DONE]"):
-        return None
+def event_of(value: bytes, who: str) -> Json:
+    """The JSON of an event. Raises ProviderFailure for an error in the stream's midst."""
     try:
         event = json.loads(value)
     except ValueError as error:

@@ -81,6 +81,15 @@ class TestFailures:
             with pytest.raises(openai.InternalServerError, match="not JSON"):
                 await asked.chat.completions.create(model="bot", messages=HELLO)
 
+    @pytest.mark.parametrize("said", ['{"choices": [{"message": {"content": "whole"}}]}', "<html>Hello</html>", ""])
+    async def test_no_stream_where_one_was_asked_for_is_502(self, both: tuple[str, Provider, Stage], said: str) -> None:
+        _, service, running = both
+        service.fault = (200, said, {})
+        async with client(running) as asked:
+            with pytest.raises(openai.InternalServerError, match="was asked for a stream of events") as caught:
+                await asked.chat.completions.create(model="bot", messages=HELLO, stream=True)
+        assert caught.value.status_code == 502
+
     async def test_a_redirect_is_not_followed(self, both: tuple[str, Provider, Stage]) -> None:
         _, service, running = both
         service.fault = (307, "elsewhere", {"Location": f"http://127.0.0.1:{service.port}/stolen"})
