@@ -11,12 +11,11 @@ from random import Random
 from typing import NamedTuple
 
 from finetune_api.pods import ADAPTER_HEADER, BASE_MODEL_NAME, MAX_SHARE_MESSAGE, DesiredAdapter, DesiredShare
-from finetune_api.v1alpha1.adapterdeployment import ShareStatus
+from finetune_api.v1alpha1.adapterdeployment import BASE_SHARE, OWN_SHARE, ShareStatus
 from finetune_gateway.split import pick
 from finetune_gateway.upstream import Upstream
 
 BASE = BASE_MODEL_NAME
-BASE_SHARE, OWN_SHARE = "Base", "Self"
 
 
 class UnknownModel(Exception):

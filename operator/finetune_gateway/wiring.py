@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import aiohttp
 
 from finetune_api.pods import ADAPTER_HEADER, DesiredPool, DesiredShare
+from finetune_api.v1alpha1.adapterdeployment import OWN_SHARE
 from finetune_gateway.adapter import Adapter, Tools
 from finetune_gateway.artifact import Limits
 from finetune_gateway.base import read_base
@@ -21,7 +22,7 @@ from finetune_gateway.provider import Provider, ProviderUpstream
 from finetune_gateway.provider_adapter import ProviderAdapter, ProviderTools
 from finetune_gateway.proxy import Proxy
 from finetune_gateway.report import ReportServer
-from finetune_gateway.routes import BASE, OWN_SHARE, Routes, Target
+from finetune_gateway.routes import BASE, Routes, Target
 from finetune_gateway.server import ModelServer
 from finetune_gateway.upstream import Passthrough
 from finetune_gateway.watch import ServerWatch

@@ -56,7 +56,11 @@ class Server(ApiModel):
     """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true". With a delegated job left out, the job's."""
 
 
-SplitName = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^(Base|Self|[a-z]([-a-z0-9]*[a-z0-9])?)$")]
+BASE_SHARE, OWN_SHARE = "Base", "Self"
+"""In a split: the base model, and the AdapterDeployment's own adapter. Others begin with a small letter."""
+SplitName = Annotated[
+    str, Field(min_length=1, max_length=40, pattern=rf"^({BASE_SHARE}|{OWN_SHARE}|[a-z]([-a-z0-9]*[a-z0-9])?)$")
+]
 
 
 class Share(ApiModel):

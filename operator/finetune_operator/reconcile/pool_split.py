@@ -6,18 +6,18 @@ Used by :mod:`finetune_operator.reconcile.pool` and :mod:`finetune_operator.reco
 from collections.abc import Iterable, Mapping
 
 from finetune_api.pods import MAX_SHARE_MESSAGE, DesiredShare
-from finetune_api.v1alpha1.adapterdeployment import Share, ShareStatus
+from finetune_api.v1alpha1.adapterdeployment import BASE_SHARE, OWN_SHARE, Share, ShareStatus
 from finetune_operator.cache import Manifest
 from finetune_operator.reconcile.pool_members import Member
 
-OWN_NAMES = frozenset({"Base", "Self"})
-"""Not names of AdapterDeployments, which begin with a small letter."""
+IN_THE_POOL = frozenset({BASE_SHARE, OWN_SHARE})
+"""No names of AdapterDeployments."""
 
 
 def named(body: Manifest) -> set[str]:
     """AdapterDeployments that a split names."""
     split = ((body["spec"].get("traffic") or {}).get("split")) or []
-    return {share["adapter"] for share in split if "adapter" in share} - OWN_NAMES  # stored under an older CRD
+    return {share["adapter"] for share in split if "adapter" in share} - IN_THE_POOL  # stored under an older CRD
 
 
 def desired_split(member: Member, neighbours: Mapping[str, Member]) -> list[DesiredShare] | None:
@@ -28,7 +28,7 @@ def desired_split(member: Member, neighbours: Mapping[str, Member]) -> list[Desi
 def desired_share(member: Member, share: Share, other: Member | None) -> DesiredShare:
     """Where a share leads: into this pool, to the Service of another, or nowhere, with the reason."""
     told = DesiredShare(adapter=share.adapter, weight=share.weight)
-    if share.adapter in OWN_NAMES:
+    if share.adapter in IN_THE_POOL:
         return told
     name = f"AdapterDeployment {share.adapter}"
     if other is None:
