@@ -151,7 +151,8 @@ class World:
     def remove_child(self, kind: str, child: Manifest) -> None:
         """A pod gets a moment to end; everything else goes at once."""
         if kind == "Pod" and child["status"]["phase"] == "Running":
-            self.put({**child, "metadata": {**child["metadata"], "deletionTimestamp": "now"}})
+            until = self.now.strftime("%Y-%m-%dT%H:%M:%SZ")
+            self.put({**child, "metadata": {**child["metadata"], "deletionTimestamp": until}})
         else:
             self.remove(kind, child["metadata"]["name"])
 

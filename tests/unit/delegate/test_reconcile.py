@@ -11,7 +11,6 @@ from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Checkpoint, TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_operator.cache import Manifest
-from finetune_operator.manifests.delegate import CANCEL_SECONDS
 from finetune_operator.reconcile.finetunejob.checks import BEFORE_START, first_finding
 from finetune_operator.reconcile.finetunejob.finalizer import FINALIZER
 
@@ -150,18 +149,6 @@ def test_a_deletion_before_anything_was_submitted_waits_for_nothing() -> None:
     world.settle()
     assert world.cache.get("FineTuneJob", "team", "bot") is None
     assert cancel_job_of(world) == []
-
-
-def test_a_deletion_waits_only_so_long() -> None:
-    world = World(a_delegated_job())
-    world.training()
-    world.delete_job()
-    world.settle()
-    assert world.cache.get("FineTuneJob", "team", "bot") is not None
-    world.wait(CANCEL_SECONDS + 1)
-    world.settle()
-    assert world.cache.get("FineTuneJob", "team", "bot") is None
-    assert "Warning ProviderCancelFailed" in world.events
 
 
 def test_an_orphan_is_let_go_at_once() -> None:

@@ -1,6 +1,6 @@
 """The provider's side of a delegated job at its end: what still runs there is cancelled before the job may go.
 
-A finalizer keeps the FineTuneJob until a Job has cancelled at the provider, for at most CANCEL_SECONDS, and not at all where its
+A finalizer keeps the FineTuneJob until a Job has cancelled at the provider, which has CANCEL_SECONDS for it, and not at all where its
 namespace is being deleted; with the annotation finetune.dev/orphan: "true" nothing is cancelled. Jobs that run in this cluster have no finalizer.
 """
 
@@ -16,6 +16,8 @@ from finetune_operator.reconcile.finetunejob.start import frozen_config
 
 ORPHAN = "finetune.dev/orphan"
 LOOK_AGAIN_SECONDS = 5.0
+OVERDUE_SECONDS = 60.0
+"""A pod that is still there so long after its grace has ended is on a node that nobody hears of."""
 CANCEL_FAILED = "ProviderCancelFailed"
 
 
@@ -42,23 +44,31 @@ def _is_orphan(body: Manifest) -> bool:
 
 
 def _cancelled(draft: Draft) -> bool:
-    """Whether the provider was told, or there was time enough to, or nobody can be sent any more."""
+    """Whether the provider was told, or whoever was sent has had time enough, or nobody can be sent any more."""
     job = draft.seen.jobs.get(cancel_name(draft.name, draft.uid))
-    if job is not None and is_over(job):
-        if has_failed(job):
-            _warn(draft, "the Job that cancels it has failed")
-        return True
-    since = draft.seen.body["metadata"].get("deletionTimestamp") or draft.status.completion_time
-    left = CANCEL_SECONDS - draft.since(since) if since else CANCEL_SECONDS
-    if left <= 0:
-        _warn(draft, f"nothing came of it in {CANCEL_SECONDS} s")
+    if job is not None and _has_come_to_its_end(draft, job):
         return True
     if _namespace_is_going(draft):
         _warn(draft, f"namespace {draft.namespace} is being deleted and takes no pod that could cancel it")
         return True
-    draft.later(min(left, LOOK_AGAIN_SECONDS))
+    draft.later(LOOK_AGAIN_SECONDS)
     attempts.delete_jobs(draft)
     _send(draft, job)
+    return False
+
+
+def _has_come_to_its_end(draft: Draft, job: Manifest) -> bool:
+    """Whether nothing more will come of the Job that cancels. One whose pod had no configuration has not had its time."""
+    if is_over(job) and not has_failed(job):
+        return True
+    if draft.seen.cancel_config is None:
+        return False
+    if is_over(job):
+        _warn(draft, "the Job that cancels it has failed")
+        return True
+    if draft.since(job["metadata"]["creationTimestamp"]) >= CANCEL_SECONDS:
+        _warn(draft, f"nothing came of the Job that cancels it in {CANCEL_SECONDS} s")
+        return True
     return False
 
 
@@ -73,10 +83,19 @@ def _namespace_is_going(draft: Draft) -> bool:
 def _send(draft: Draft, job: Manifest | None) -> None:
     """The Job that cancels, and once it is there the ConfigMap it owns."""
     settings = draft.seen.settings
-    if job is None and not any(map(is_alive, draft.seen.pods)):  # a live delegate could still submit
+    if job is None and not any(_may_submit(draft, pod) for pod in draft.seen.pods):
         draft.create.append(cancel_job(frozen_config(draft), settings))
     if job is not None and draft.seen.cancel_config is None:
-        draft.create.append(cancel_config(frozen_config(draft), settings, job))
+        if is_over(job):
+            draft.delete.append(ref_of(job))  # the operator was away between the two; it is sent anew
+        else:
+            draft.create.append(cancel_config(frozen_config(draft), settings, job))
+
+
+def _may_submit(draft: Draft, pod: Manifest) -> bool:
+    """Whether a delegate still lives, and is not overdue."""
+    until = pod["metadata"].get("deletionTimestamp")  # the grace is in it
+    return is_alive(pod) and (until is None or draft.since(until) < OVERDUE_SECONDS)
 
 
 def _warn(draft: Draft, why: str) -> None:
