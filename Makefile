@@ -21,7 +21,7 @@ ifeq ($(CLUSTER),local)
 ON_CLUSTER = eval "$$($(PYTHON) -m localcluster env)" &&
 endif
 
-.PHONY: help venv locks verify unit vllm mlflow contract cluster images install apiserver e2e demo demo-down kubeconfig test
+.PHONY: help venv locks verify unit vllm mlflow contract gpu cluster images install apiserver e2e demo demo-down kubeconfig test
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -74,6 +74,9 @@ $(MLFLOW)/complete: | venv
 contract: venv  ## tests with a real S3 server and the real libraries, no cluster
 	-$(MAKE) --no-print-directory -k vllm mlflow  # where one cannot be had, its tests are skipped and say so
 	$(PY) -m pytest -m contract -n 3 --dist worksteal tests/contract  # more than cores: some wait for a store that is away
+
+gpu: venv  ## tests on a machine with a GPU
+	$(PY) -m pytest -m gpu tests/contract
 
 cluster:  ## bring the local cluster up, or back into shape
 ifeq ($(CLUSTER),local)

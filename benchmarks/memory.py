@@ -1,17 +1,20 @@
 """Peak memory of training steps on a GPU, phase by phase, beside what :mod:`finetune_trainer.memory` predicts.
 
-    PYTHONPATH=operator:trainer_image:. python -m benchmarks.memory --out memory.jsonl [--only "8B QLoRA"] [--seconds 540]
+    PYTHONPATH=operator:trainer_image:. python -m benchmarks.memory --out memory.jsonl [--only "8B QLoRA"] [--first 38] [--plain]
 
 Real architectures with random weights, full-length random rows, trained for three steps by the code of the train stage
-(adapter, trainer, settings); the adapter's base is frozen, QLoRA's in NF4. Needs torch with CUDA, transformers, trl, peft, bitsandbytes.
+(kernels, adapter, trainer, settings); the adapter's base is frozen, QLoRA's in NF4. Every case has a process of its own: bitsandbytes
+holds on to the weights of a training that has ended. Needs torch with CUDA, transformers, trl, peft, bitsandbytes, liger-kernel.
 """
 
 import argparse
-import gc
 import json
+import multiprocessing
 import os
+import statistics
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +197,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=words, pad_token="<pad>", eos_token="<eos>")
 
 
-def trainer(model: Any, load: Load) -> Any:
+def trainer(model: Any, load: Load, steps: int) -> Any:
     """With the settings of the train stage that bear on memory."""
     from trl import SFTConfig, SFTTrainer
 
@@ -202,7 +205,7 @@ def trainer(model: Any, load: Load) -> Any:
 
     settings = SFTConfig(
         output_dir="/tmp/memory-run",
-        max_steps=STEPS,
+        max_steps=steps,
         per_device_train_batch_size=load.rows,
         gradient_accumulation_steps=load.accumulation,
         learning_rate=1e-5,
@@ -216,18 +219,19 @@ def trainer(model: Any, load: Load) -> Any:
         disable_tqdm=True,
         max_length=load.length,
     )
-    made = SFTTrainer(model=model, args=settings, train_dataset=dataset(load, STEPS), processing_class=tokenizer())
-    for parameter in made.model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    return made
+    return SFTTrainer(model=model, args=settings, train_dataset=dataset(load, steps), processing_class=tokenizer())
 
 
-def measure(shape: str, load: Load) -> dict[str, Any]:
-    """Peaks of three steps, in bytes, and the last step's speed."""
+def measure(shape: str, load: Load, steps: int = STEPS, *, as_trl: bool = False) -> dict[str, Any]:
+    """Peaks in bytes, and the median speed of the steps after the first two.
+
+    ``as_trl``: the adapter and its inputs in the types that TRL and PEFT give them, not in the train stage's.
+    """
     import torch
     from peft.helpers import disable_input_dtype_casting
     from transformers import TrainerCallback
+
+    from finetune_trainer.kernels import fuse
 
     times: list[float] = []
 
@@ -236,45 +240,54 @@ def measure(shape: str, load: Load) -> dict[str, Any]:
             torch.cuda.synchronize()
             times.append(time.monotonic())
 
-    made = trainer(with_adapter(base_model(shape, load), load), load)
+    base = base_model(shape, load)
+    if load.fused:
+        fuse(base)
+    made = trainer(with_adapter(base, load), load, steps)
     made.add_callback(Clock())
+    for parameter in made.model.parameters():
+        if parameter.requires_grad and not as_trl:
+            parameter.data = parameter.data.float()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    with disable_input_dtype_casting(made.model, active=load.adapter != "DoRA"):  # as finetune_trainer.train
+    is_cast = as_trl or load.adapter == "DoRA"
+    with disable_input_dtype_casting(made.model, active=not is_cast):  # as finetune_trainer.train
         made.train()
-    tokens = load.rows * load.accumulation * load.length
+    took = statistics.median(after - before for before, after in pairwise(times[1:]))
     return {
         "shape": shape,
         **asdict(load),
         "allocated": torch.cuda.max_memory_allocated(),
         "reserved": torch.cuda.max_memory_reserved(),
-        "tokensPerSecond": round(tokens / (times[-1] - times[-2])),
+        "tokensPerSecond": round(load.rows * load.accumulation * load.length / took),
     }
 
 
-def main() -> None:
-    """Measure every case that fits into the time."""
-    import torch
+def apart(shape: str, load: Load, steps: int = STEPS, *, as_trl: bool = False) -> dict[str, Any]:
+    """:func:`measure` in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, (shape, load, steps), {"as_trl": as_trl})
 
+
+def main() -> None:
+    """Measure the cases."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--seconds", type=float, default=540)
+    parser.add_argument("--only", default="", help="cases whose model, adapter and optimizer contain this")
+    parser.add_argument("--first", type=int, default=0, help="the case to begin with")
+    parser.add_argument("--plain", action="store_true", help="without fused kernels")
     options = parser.parse_args()
-    until = time.monotonic() + options.seconds
-    print(torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory, torch.__version__, flush=True)
     with options.out.open("a") as out:
-        for shape, load in CASES:
-            if options.only not in f"{shape} {load.adapter} {load.optimizer}" or time.monotonic() > until:
+        for shape, stated in CASES[options.first :]:
+            load = replace(stated, fused=not options.plain)
+            if options.only not in f"{shape} {load.adapter} {load.optimizer}":
                 continue
-            line = measure(shape, load)
+            line = apart(shape, load)
             out.write(json.dumps(line) + "\n")
             out.flush()
             said = predict(SHAPES[shape][1], load)
             ratios = [f"{getattr(said, name) / line[name]:.3f}" for name in ("allocated", "reserved")] if said else []
             print(json.dumps(line), "predicted/measured", *ratios, flush=True)
-            gc.collect()
-            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

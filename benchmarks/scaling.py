@@ -57,6 +57,7 @@ def work(case: Case) -> dict[str, Any]:
     from finetune_api.artifacts import Resolved, ResolvedTraining
     from finetune_trainer import sharding
     from finetune_trainer.guard import Guard
+    from finetune_trainer.kernels import fuse
     from finetune_trainer.machine import Numerics
     from finetune_trainer.methods.sft import SupervisedTrainer
     from finetune_trainer.world import world_of
@@ -71,7 +72,10 @@ def work(case: Case) -> dict[str, Any]:
             times.append(time.monotonic())
 
     torch.manual_seed(7)  # the same weights and rows everywhere
-    model = sharding.spread(with_adapter(base_model(case.shape, load), load), load.adapter, numerics, world)
+    base = base_model(case.shape, load)
+    if load.adapter != "Full" or world.size == 1:  # as the plan has it
+        fuse(base)
+    model = sharding.spread(with_adapter(base, load), load.adapter, numerics, world)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     settings = SFTConfig(

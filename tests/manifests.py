@@ -46,6 +46,7 @@ FULL: dict[str, Any] = {
         "adamBeta2": 0.95,
         "maxGradNorm": 0.3,
         "gradientCheckpointing": True,
+        "fusedKernels": True,
         "precision": "BFloat16",
         "seed": 1,
         "checkpointEverySteps": 50,

@@ -186,6 +186,8 @@ class ResolvedTraining(ApiModel):
     label_smoothing: float = 0.0
     on_non_finite_loss: NonFinitePolicy = "Fail"
     gradient_checkpointing: bool
+    fused_kernels: bool = False
+    """Of Liger, on a GPU."""
     precision: Literal["BFloat16", "Float32", "Auto"]
     """Auto: BFloat16 where the device has it; only the train pod can see the device."""
     seed: int

@@ -1,4 +1,4 @@
-"""Contract tests talk to a real S3 server (SeaweedFS on this machine); the hub is the only thing that is played.
+"""Contract tests talk to a real S3 server (SeaweedFS on this machine); the hub, providers and Weights & Biases are played.
 
 One server per test process; each test gets a bucket and a mounted Secret of its own.
 """
@@ -15,15 +15,16 @@ from finetune_storage import Store, open_store
 from prepare_stage import Prepare
 from s3_server import S3Server, serve
 from tiny_models import write_tiny_llama
+from vertex_stand_in import Vertex, write_credentials
 
 # Before torch is imported: one thread here as in the processes the tests start, so that sums are made in one order.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything in this folder is a contract test."""
+    """Everything in this folder is a contract test, but what needs a GPU."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if Path(__file__).parent in item.path.parents and not item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.contract)
 
 
@@ -56,6 +57,21 @@ def bucket(s3_server: S3Server) -> str:
 def secret(s3_server: S3Server, tmp_path: Path) -> Path:
     """Folder of a mounted Secret named s3, with every right."""
     return s3_server.secret(tmp_path / "secrets" / "s3")
+
+
+@pytest.fixture
+def secrets_dir(secret: Path) -> Path:
+    """Folder of the mounted Secrets."""
+    return secret.parent
+
+
+@pytest.fixture
+def vertex(tmp_path: Path) -> Iterator[Vertex]:
+    """Google, played, and its credentials in a mounted Secret named google."""
+    service = Vertex()
+    write_credentials(tmp_path / "secrets" / "google", service)
+    yield service
+    service.close()
 
 
 @pytest.fixture

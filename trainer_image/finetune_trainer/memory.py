@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from finetune_api.v1alpha1.adapter import AdapterType
 
 DECODERS = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-"""Model types whose decoder layer is the one counted here."""
+"""Model types whose decoder layer is the one counted here, plain and by :mod:`finetune_trainer.kernels`."""
 LINEARS = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
 """Names of the layer's linears."""
 QK_NORM = frozenset({"qwen3"})
@@ -25,8 +25,8 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 CUBLAS_WORKSPACE = 68 * 2**20
 LOGIT_TILE = 4096 * 32768 * BF16
 """TRL computes logits in tiles of 4096 tokens by 32768 vocabulary entries."""
-FRAGMENTATION_FULL, FRAGMENTATION_ADAPTER, FRAGMENTATION_KEPT = 0.08, 0.12, 0.008
-"""What the allocator holds beyond what is used, measured with expandable segments: with recomputation, a share of what comes
+FRAGMENTATION_FULL, FRAGMENTATION_ADAPTER, FRAGMENTATION_FUSED, FRAGMENTATION_KEPT = 0.08, 0.12, 0.08, 0.008
+"""Of Full, of adapters, of those with fused kernels, and of all without recomputation: what the allocator holds beyond what is used, measured with expandable segments: with recomputation, a share of what comes
 and goes in a step; without it, of everything."""
 
 
@@ -115,6 +115,8 @@ class Load:
     rank: int = 16
     dropout: float = 0.0
     optimizer: Literal["AdamW", "AdamW8bit"] = "AdamW"
+    fused: bool = False
+    """Norms, rotary positions and the gate by :mod:`finetune_trainer.kernels`."""
 
     @property
     def tokens(self) -> int:
@@ -162,7 +164,8 @@ def predict(shape: Shape, load: Load) -> Memory | None:
     peak = max(early, late)
     shown = (gradients, peak - gradients, 0) if late >= early else (before, kept + during, max(0, logits - during))
     allocated = weights + optimizer + peak
-    share = FRAGMENTATION_FULL if load.adapter == "Full" else FRAGMENTATION_ADAPTER
+    of_adapter = FRAGMENTATION_FUSED if load.fused else FRAGMENTATION_ADAPTER
+    share = FRAGMENTATION_FULL if load.adapter == "Full" else of_adapter
     spare = peak * share if load.recompute else allocated * FRAGMENTATION_KEPT
     return Memory(weights, shown[0], optimizer, shown[1], shown[2], allocated, allocated + int(spare))
 
@@ -206,18 +209,19 @@ def _kept_per_layer(shape: Shape, load: Load) -> int:
     """Bytes per token that a layer's forward pass keeps."""
     h, q, kv, f = shape.hidden, shape.query, shape.key_value, shape.intermediate
     attention = 4 * q + 4 * kv + 4 * shape.heads  # rotated queries and keys, values, output, log-sum-exp
-    gated = 6 * f  # gate, its activation, up
-    norms = 8 + (4 * (q + kv) + 4 * (shape.heads + shape.key_value_heads) if shape.qk_norm else 0)
+    gated = 4 * f if load.fused else 6 * f  # gate and up; plain, the gate's activation too
+    normed = 2 if load.fused else 4  # plain, a norm keeps a float32 copy of its bfloat16 input
+    norms = 8 + (normed * (q + kv) + 4 * (shape.heads + shape.key_value_heads) if shape.qk_norm else 0)
     if load.adapter == "Full":
-        # Float32 residual and normalised input of both norms; a bfloat16 copy for each of q, k, v, gate, up, down.
-        return 16 * h + 10 * h + attention + gated + 2 * f + norms
+        # Float32 residual of both norms, plain also normalised; a bfloat16 copy for each of q, k, v, gate, up, down.
+        return (8 if load.fused else 16) * h + 10 * h + attention + gated + 2 * f + norms
     inputs = 4 * h + 2 * f  # of q, k, v together, of gate and up together, of down; o's is the attention's output
     if load.adapter == "DoRA":  # computes in float32: a copy for every linear
         inputs = 10 * h + 2 * q + 2 * f
     if load.dropout:  # a copy and a mask for every linear
         inputs = 3 * (5 * h + q + f)
     middle = 2 * load.rank * len(shape.linears)
-    kept = 8 * h + attention + gated + inputs + middle + norms
+    kept = 2 * normed * h + attention + gated + inputs + middle + norms
     if load.adapter == "DoRA":  # the plain and the low-rank output of every linear
         kept += 4 * sum(out for _, out in shape.linears)
         if load.dropout:

@@ -18,13 +18,14 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from finetune_api.artifacts import TOKENIZER, ResolvedAdapterSpec
+from finetune_api.artifacts import TOKENIZER, Resolved, ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_storage import fetch_model
 from finetune_trainer import new_tokens
 from finetune_trainer.head import QUANTISED, Head, fit_padding, head_of, keep_quantised_weights_in_place, nf4
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.kernels import fuse
 from finetune_trainer.machine import Numerics
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS, load_tokenizer
 from finetune_trainer.world import World
@@ -67,7 +68,7 @@ def load_base(inputs: Inputs, folder: Path, numerics: Numerics) -> Base:
     if resolved.from_config is not None:
         tokenizer = load_tokenizer(inputs.work / TOKENIZER, inputs.store.uri(TOKENIZER))
         model = _from_config(resolved.from_config, tokenizer, resolved.training.seed)
-        return Base(model.to(numerics.device), tokenizer, torch.float32)
+        return Base(_with_kernels(model.to(numerics.device), resolved), tokenizer, torch.float32)
     uri = str(resolved.base_model.uri)
     tokenizer = load_tokenizer(folder, uri)
     added = new_tokens.add(tokenizer, resolved.adapter.new_tokens)
@@ -81,7 +82,14 @@ def load_base(inputs: Inputs, folder: Path, numerics: Numerics) -> Base:
     if head:
         fit_padding(model, tokenizer)
     new_tokens.make_room(model, added)
-    return Base(model, tokenizer, stored, fresh, tuple(token.row for token in added))
+    return Base(_with_kernels(model, resolved), tokenizer, stored, fresh, tuple(token.row for token in added))
+
+
+def _with_kernels(model: Any, resolved: Resolved) -> Any:
+    """The plan chooses them where there is a GPU only."""
+    if resolved.training.fused_kernels:
+        fuse(model)
+    return model
 
 
 @contextmanager

@@ -8,6 +8,7 @@
     maxLength            99 % of the training rows fit, rounded up to 64; cpt: 2048; never more than the base's positions
     microBatchSize       the largest divisor of the batch with at most 8192 tokens in a forward pass that fits the stated GPU
     gradientCheckpointing  only where the stated GPU needs it; without one, from a billion parameters on
+    fusedKernels         on a GPU, for the architectures they were measured on
     scheduler            Cosine with 3 % warm-up; weight decay 0.01 for Full, else none; AdamW's usual beta2; gradients cut at 1
     packing              cpt: yes; sft: no
     checkpoints          ten in a run, two kept
@@ -38,7 +39,7 @@ from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapt
 from finetune_trainer.plan_course import course
 from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.plan_search import resolved_search
-from finetune_trainer.sizing import Extent, Forecast, Situation, method_of, size
+from finetune_trainer.sizing import Extent, Forecast, Situation, kernels, method_of, size
 from finetune_trainer.usual import USUAL, settings
 
 T = TypeVar("T")
@@ -207,6 +208,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
             chosen.recompute,
             chosen.why_recompute,
         ),
+        fused_kernels=take("fusedKernels", stated.fused_kernels, *kernels(seen, adapter)),
         precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
         seed=take("seed", stated.seed, DEFAULT_SEED, "the same run every time"),
         checkpoint_every_steps=take("checkpointEverySteps", stated.checkpoint_every_steps, tenth, "a tenth of the run"),

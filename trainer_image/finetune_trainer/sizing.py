@@ -18,7 +18,7 @@ from finetune_trainer.base_model import BaseFacts
 from finetune_trainer.data.classes import Classes
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SplitName
-from finetune_trainer.memory import ADAM_BYTES, LINEARS, Load
+from finetune_trainer.memory import ADAM_BYTES, DECODERS, LINEARS, Load
 from finetune_trainer.plan_adapter import Inherited
 from finetune_trainer.usual import USUAL
 
@@ -98,6 +98,21 @@ def _is_counted(method: MethodName, stated: TrainingSpec, adapter: ResolvedAdapt
     return method in ("sft", "cpt") and stated.precision != "Float32" and is_measured
 
 
+def kernels(seen: Situation, adapter: ResolvedAdapterSpec) -> tuple[bool, str]:
+    """Whether the layers are computed by fused kernels, and why. Raises Failure where that is stated and cannot be."""
+    kubernetes = seen.spec.backend.kubernetes if seen.spec.backend else None
+    has_gpu, known = bool(kubernetes and kubernetes.gpus), ", ".join(sorted(DECODERS))
+    why_not = "" if has_gpu else "they run on GPUs, and backend.kubernetes.gpus is 0"
+    if seen.processes > 1 and adapter.type == "Full":
+        why_not = "they were not tried on a model that is spread over GPUs"
+    if seen.base.shape is None:
+        why_not = f"there are some for model types {known} with activation silu, and the base model is none"
+    stated = (seen.spec.training or TrainingSpec()).fused_kernels
+    if stated and why_not:
+        raise Failure(Reason.CONFIG_INVALID, f"training.fusedKernels is true: {why_not}; leave it out")
+    return (not why_not if stated is None else stated), why_not or "less time and memory, the same results"
+
+
 def size(seen: Situation, adapter: ResolvedAdapterSpec, extent: Extent) -> tuple[Size, Forecast]:
     """By the memory of the stated GPU where it can be predicted, else by rule of thumb."""
     joined = seen.method == "cpt" and extent.packing
@@ -139,7 +154,14 @@ def _fitted(
     dropout = adapter.dropout if adapter.type != "Full" else 0.0
     moments: Literal["AdamW", "AdamW8bit"] = "AdamW8bit" if stated.optimizer == "AdamW8bit" else "AdamW"
     load = Load(
-        adapter.type, extent.max_length, 1, recompute=False, rank=adapter.rank, dropout=dropout, optimizer=moments
+        adapter.type,
+        extent.max_length,
+        1,
+        recompute=False,
+        rank=adapter.rank,
+        dropout=dropout,
+        optimizer=moments,
+        fused=kernels(seen, adapter)[0],
     )
     share = _share(seen, extent)
     found = fitting.fit(shape, gpu, fitting.Asked(load, share, stated.micro_batch_size, stated.gradient_checkpointing))

@@ -157,6 +157,9 @@ class TrainingSpec(ApiModel):
     in status.skippedBatch, and fails at the next one. Left out, Fail."""
     gradient_checkpointing: bool | None = None
     """Recompute activations instead of keeping them: less memory, more time."""
+    fused_kernels: bool | None = None
+    """Norms, rotary positions and the gate of the feed-forward layers by Liger's fused kernels: less time and memory. Left out, true on GPUs for
+    the architectures Llama, Mistral, Qwen2 and Qwen3, else false."""
     precision: Literal["BFloat16", "Float32"] | None = None
     """Arithmetic of the forward pass; left out, BFloat16 where the device has it."""
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None

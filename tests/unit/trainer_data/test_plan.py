@@ -60,6 +60,7 @@ class TestDefaults:
                 "weightDecay": 0,
                 "maxGradNorm": 5,
                 "gradientCheckpointing": False,
+                "fusedKernels": False,
                 "precision": "Float32",
                 "seed": 0,
                 "checkpointEverySteps": 2,
@@ -295,11 +296,17 @@ class TestMemory:
 
     EIGHT = Shape(4096, 14336, 32, 32, 8, 128, 128256, False)
 
-    def planned(self, backend: dict[str, Any] | None, adapter: dict[str, Any] | None = None) -> tuple[Plan, Choices]:
+    def planned(
+        self,
+        backend: dict[str, Any] | None,
+        adapter: dict[str, Any] | None = None,
+        shape: Shape | None = EIGHT,
+        **training: Any,
+    ) -> tuple[Plan, Choices]:
         choices = Choices()
-        base = BaseFacts(ResolvedBaseModel(), 8192, is_large=True, random=False, shape=self.EIGHT)
+        base = BaseFacts(ResolvedBaseModel(), 8192, is_large=True, random=False, shape=shape)
         members = {"adapter": adapter} if adapter else {}
-        spec = a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096}, **members)
+        spec = a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096, **training}, **members)
         rows = {"train": lengths(*[3000] * 100)}
         return decide(Situation(spec, base, rows), choices), choices
 
@@ -317,6 +324,38 @@ class TestMemory:
         assert found.forecast.estimated_seconds
         why = next(choice.reason for choice in choices.made if choice.field == "training.gradientCheckpointing")
         assert "GiB of H200" in why
+
+    @pytest.mark.parametrize(
+        ("backend", "adapter", "shape", "why_not"),
+        [
+            pytest.param({"gpus": 1}, "LoRA", EIGHT, None, id="a GPU"),
+            pytest.param({"gpus": 2}, "LoRA", EIGHT, None, id="an adapter on two"),
+            pytest.param({"gpus": 1}, "Full", EIGHT, None, id="a whole model on one"),
+            pytest.param({"gpus": 2}, "Full", EIGHT, "spread over GPUs", id="a whole model on two"),
+            pytest.param({}, "LoRA", EIGHT, "backend.kubernetes.gpus is 0", id="no GPU"),
+            pytest.param({"gpus": 1}, "LoRA", None, "llama, mistral, qwen2, qwen3", id="another architecture"),
+        ],
+    )
+    def test_kernels_are_fused_where_that_was_tried(
+        self, backend: dict[str, Any], adapter: Any, shape: Shape | None, why_not: str | None
+    ) -> None:
+        found, choices = self.planned(backend, {"type": adapter}, shape)
+        reason = next(choice.reason for choice in choices.made if choice.field == "training.fusedKernels")
+        assert found.training.fused_kernels is (why_not is None)
+        assert (why_not or "less time and memory") in reason
+        assert not self.planned(backend, {"type": adapter}, shape, fusedKernels=False)[0].training.fused_kernels
+        if why_not is None:
+            assert self.planned(backend, {"type": adapter}, shape, fusedKernels=True)[0].training.fused_kernels
+        else:
+            with pytest.raises(Failure, match=f"training.fusedKernels is true: .*{why_not}.*; leave it out"):
+                self.planned(backend, {"type": adapter}, shape, fusedKernels=True)
+
+    def test_fused_kernels_leave_room_for_more(self) -> None:
+        gpu = {"gpus": 1, "gpuModel": "L40S"}
+        fused, plain = (self.planned(gpu, fusedKernels=each)[0].forecast for each in (True, False))
+        assert fused.memory is not None
+        assert plain.memory is not None
+        assert (fused.largest_micro_batch_size or 0) > (plain.largest_micro_batch_size or 0)
 
     def test_a_job_that_cannot_fit_is_refused_before_it_takes_a_gpu(self) -> None:
         with pytest.raises(Failure, match=r"training needs at least .* GiB on the GPU") as caught:
