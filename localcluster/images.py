@@ -23,7 +23,8 @@ from localcluster.layout import CACHE, CHECKOUT, DIGESTS, HERE, REGISTRY, RUN, S
 from localcluster.shell import Failure, run, say, write
 
 RELEASE = "trixie"
-DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates")
+DEBIAN_PACKAGES = ("python3", "python3-venv", "ca-certificates", "gcc", "libc6-dev", "libpython3-dev")
+"""The last three are the trainer's."""
 LEFT_OUT = (
     "./dev/*",
     "./usr/share/doc/*",

@@ -9,7 +9,7 @@ from e2e_jobs import data_config_map, finished, job_when, jsonl, rows, tiny_job,
 
 pytestmark = pytest.mark.e2e
 
-LONG_ENOUGH = {"maxSteps": 200, "batchSize": 4, "maxLength": 64, "checkpointEverySteps": 10}
+LONG_ENOUGH = {"maxSteps": 120, "batchSize": 4, "maxLength": 64, "checkpointEverySteps": 10}
 """To be hit in the middle."""
 
 
