@@ -81,5 +81,12 @@ Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Timestamp = Annotated[str, Field(json_schema_extra={"format": "date-time"}, max_length=40), AfterValidator(_is_a_time)]
 """RFC 3339 in UTC, seconds."""
-Quantity = Annotated[str, Field(max_length=32, pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")]
+UNITS = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+Quantity = Annotated[str, Field(max_length=32, pattern=rf"^[0-9]+(\.[0-9]+)?({'|'.join(UNITS)})?$")]
 """A Kubernetes quantity, quoted: "2", "500m", "8Gi"."""
+
+
+def amount(quantity: Quantity) -> float:
+    """A quantity as a number: of cores, of bytes."""
+    number = quantity.rstrip("".join(UNITS))
+    return float(number) * UNITS.get(quantity.removeprefix(number), 1)

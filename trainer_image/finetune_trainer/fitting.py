@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from finetune_api.model import amount
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob import GpuModel, KubernetesBackend
 from finetune_api.v1alpha1.finetunejob_status import MemoryPlan
@@ -39,18 +40,6 @@ MODELS: dict[GpuModel, Gpu] = {
     "H200": Gpu("H200", int(139.8 * GIB), 989e12),
     "B200": Gpu("B200", int(178.0 * GIB), 2250e12),
 }
-UNITS = {
-    "m": 1e-3,
-    "Ki": 2**10,
-    "Mi": 2**20,
-    "Gi": 2**30,
-    "Ti": 2**40,
-    "k": 10**3,
-    "M": 10**6,
-    "G": 10**9,
-    "T": 10**12,
-    "": 1,
-}
 
 
 def gpu_of(backend: KubernetesBackend | None) -> Gpu | None:
@@ -61,8 +50,7 @@ def gpu_of(backend: KubernetesBackend | None) -> Gpu | None:
         return MODELS[backend.gpu_model]
     if backend.gpu_memory is None:
         return None
-    number = backend.gpu_memory.rstrip("KMGTkim")
-    return Gpu(f"a GPU of {backend.gpu_memory}", int(float(number) * UNITS[backend.gpu_memory[len(number) :]]), None)
+    return Gpu(f"a GPU of {backend.gpu_memory}", int(amount(backend.gpu_memory)), None)
 
 
 @dataclass(frozen=True)

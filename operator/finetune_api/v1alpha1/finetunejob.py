@@ -75,7 +75,7 @@ class KubernetesBackend(ApiModel):
     image: ShortText | None = None
     """Trainer image; any image that keeps the pod contract (docs/pod-contract.md)."""
     resources: Resources | None = None
-    """What the train container asks for."""
+    """What the train container asks for; to prepare the data as much memory may be used, and at least 4Gi."""
     service_account_name: ShortText | None = None
     """ServiceAccount of the pods; it must carry the annotation finetune.dev/allow: "true"."""
     pod: PodOptions | None = None

@@ -7,10 +7,10 @@ Nothing in the pod template depends on which adapters are wanted, so adding one 
 import hashlib
 import json
 import math
-import string
 from dataclasses import dataclass
 
 from finetune_api import pods
+from finetune_api.model import amount
 from finetune_api.pods import DesiredPool
 from finetune_api.v1alpha1.references import ModelRef, SecretRef
 from finetune_api.v1alpha1.runtime import ProviderRuntime, TransformersRuntime
@@ -232,6 +232,4 @@ def _gateway(flags: list[str], env: list[Manifest], mounts: list[Manifest], sett
 
 def whole_cores(cpu: str) -> int:
     """Threads for a CPU quantity: 1 for "500m", 4 for "3.5"."""
-    number = cpu.rstrip(string.ascii_letters)
-    scale = {"": 1.0, "m": 0.001}.get(cpu.removeprefix(number), 1000.0)
-    return max(1, math.ceil(float(number) * scale))
+    return max(1, math.ceil(amount(cpu)))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_api import API_VERSION, pods
+from finetune_api.model import amount
 from finetune_api.pods import JobConfig, Stage
 from finetune_api.v1alpha1.dataset import Source
 from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec, KubernetesBackend
@@ -21,7 +22,8 @@ JOB_NAME_LABEL = "batch.kubernetes.io/job-name"
 """Given to its pods by the Job controller."""
 
 SMALL: Manifest = {"requests": {"cpu": "100m", "memory": "512Mi"}, "limits": {"memory": "4Gi"}}
-"""Prepare and collect: no CPU limit, so that an idle node's cores are used; memory for the tokenizer and the rows' index."""
+"""Prepare and collect: no CPU limit, so that an idle node's cores are used; memory for the tokenizer and the rows' index,
+and where a job asks for more, as much as it asks for."""
 TRAIN_CPU: Manifest = {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"memory": "8Gi"}}
 
 
@@ -262,7 +264,8 @@ def _arguments(config: JobConfig, attempt: Attempt) -> list[str]:
 
 def _resources(backend: KubernetesBackend, stage: Stage) -> Manifest:
     if stage != "Train":
-        return SMALL
+        stated = backend.resources and backend.resources.memory
+        return {**SMALL, "limits": {"memory": max(SMALL["limits"]["memory"], stated or "0", key=amount)}}
     default = _train_gpu(backend.gpus) if backend.gpus else TRAIN_CPU
     return pod.resources(backend.resources, default, **{GPU: backend.gpus})
 

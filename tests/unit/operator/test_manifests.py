@@ -124,6 +124,10 @@ def test_the_token_opens_nothing_but_the_report_server() -> None:
         pytest.param({"resources": {"cpu": "2", "memory": "3Gi"}}, "Train", {"cpu": "2", "memory": "3Gi"}, id="asked"),
         pytest.param({"gpus": 4}, "Train", {"memory": "256Gi", "nvidia.com/gpu": "4"}, id="host memory for each gpu"),
         pytest.param({"gpus": 1}, "Prepare", {"memory": "4Gi"}, id="prepare takes no GPU"),
+        pytest.param({"resources": {"memory": "64G"}}, "Prepare", {"memory": "64G"}, id="prepare takes what is asked"),
+        pytest.param(
+            {"resources": {"memory": "900Mi"}}, "Prepare", {"memory": "4Gi"}, id="prepare needs more than that"
+        ),
     ],
 )
 def test_resources(backend: dict[str, Any], stage: Any, limits: dict[str, str]) -> None:
