@@ -26,7 +26,8 @@ REWARD_MODELS = {"grpo": "method.grpo.rewardModel.jobRef", "ppo": "method.ppo.re
 UPSTREAMS = (UPSTREAM, INITIAL, PREVIOUS, *REWARD_MODELS.values())
 """The jobs a FineTuneJob waits for."""
 DEPLOYS = "deploy"
-REFERENCES = {"FineTuneJob": (*UPSTREAMS, DEPLOYS)}
+SERVES = "adapter.jobRef"
+REFERENCES = {"FineTuneJob": (*UPSTREAMS, DEPLOYS), "AdapterDeployment": (SERVES,)}
 """Fields that name another object (their member ``name``), so that an event about it finds who refers to it."""
 
 

@@ -197,7 +197,8 @@ class FineTuneJobSpec(ApiModel):
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = None
     """Seconds after startTime at which an unfinished job ends as DeadlineExceeded."""
     ttl_seconds_after_finished: Seconds | None = None
-    """Seconds after its end at which the job object is deleted; artifact and deployments stay."""
+    """Seconds after its end at which the job object is deleted, if nothing that names it still waits for what it made; artifact and
+    deployments stay."""
     max_retries: Annotated[int, Field(ge=0, le=20)] | None = None
     """New attempts after failures where a retry can help; left out, 3. Lost pods (at most 5) and interrupted ones (at most 20) do not count."""
 

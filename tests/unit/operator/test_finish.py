@@ -1,4 +1,4 @@
-"""What stops a FineTuneJob from outside (suspend, cancel, deadline), and what follows its end (deploy, expiry)."""
+"""What stops a FineTuneJob from outside (suspend, cancel, deadline), and what follows its end (deploy)."""
 
 from typing import Any
 
@@ -102,18 +102,6 @@ def test_a_cancelled_job_deploys_nothing_though_it_has_just_been_trained() -> No
 def test_a_job_that_never_started_can_be_cancelled() -> None:
     world = World(a_job(adapter={"type": "DoRA"}, cancel=True))
     assert condition(world.settle(), "Failed") == ("True", "Cancelled")
-
-
-def test_an_expired_job_is_deleted_and_its_deployment_stays() -> None:
-    world = World(a_job(ttlSecondsAfterFinished=60, deploy={"name": "live"}))
-    world.training()
-    ended(world, "Train", (0, a_summary("Train"), ""))
-    assert world.plan().requeue_after == pytest.approx(60)
-    world.wait(61)
-    world.settle()
-    assert world.log[-1] == "delete FineTuneJob bot"
-    assert [body["metadata"]["name"] for body in world.cache.all("AdapterDeployment")] == ["live"]
-    assert world.cache.all("Job") == []
 
 
 # deploy

@@ -4,8 +4,7 @@ from finetune_api import API_VERSION
 from finetune_api.conditions import find
 from finetune_api.reasons import Reason, Stage
 from finetune_operator.cache import JOB_LABEL, JOB_UID_LABEL, Manifest, labels_of
-from finetune_operator.plan import ref_of
-from finetune_operator.reconcile.finetunejob import attempts, records, release
+from finetune_operator.reconcile.finetunejob import attempts, expiry, records, release
 from finetune_operator.reconcile.finetunejob.checks import DEPLOY, first_finding
 from finetune_operator.reconcile.finetunejob.draft import Draft
 
@@ -22,7 +21,7 @@ def finished(draft: Draft) -> bool:
     if draft.holds(Stage.COMPLETE) and draft.status.artifact is not None:  # a dry run has none
         deploy(draft)
     release.at_end(draft)
-    _expire(draft)
+    expiry.expire(draft)
     return True
 
 
@@ -110,14 +109,3 @@ def adapter_deployment(draft: Draft) -> Manifest:
         },
         "spec": {**template, "adapter": {"jobRef": {"name": draft.name}}},
     }
-
-
-def _expire(draft: Draft) -> None:
-    lifetime = draft.job.spec.ttl_seconds_after_finished
-    if lifetime is None or draft.status.completion_time is None:
-        return
-    left = lifetime - draft.since(draft.status.completion_time)
-    if left > 0:
-        draft.later(left)
-    elif not draft.create:
-        draft.delete.append(ref_of(draft.seen.body))

@@ -1,12 +1,22 @@
 """What is looked at before deciding about a FineTuneJob: the object, its children, what it refers to, what its pod said."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Literal
 
 from finetune_api.pods import Report
-from finetune_operator.cache import DEPLOYS, JOB_LABEL, JOB_UID_LABEL, UPSTREAMS, Cache, Manifest, labels_of, named_by
+from finetune_operator.cache import (
+    DEPLOYS,
+    JOB_LABEL,
+    JOB_UID_LABEL,
+    SERVES,
+    UPSTREAMS,
+    Cache,
+    Manifest,
+    labels_of,
+    named_by,
+)
 from finetune_operator.manifests.delegate import cancel_name
 from finetune_operator.manifests.training import config_name
 from finetune_operator.plan import Key, Ref, Sources
@@ -34,6 +44,8 @@ class Observation:
     """The FineTuneJobs there are of those it waits for, by the reference that names them (UPSTREAMS)."""
     deployment: Manifest | None
     """The AdapterDeployment of deploy.name."""
+    users: tuple[Manifest, ...]
+    """The AdapterDeployments and FineTuneJobs that name it in a jobRef."""
     report: Received[Report] | None
     """What its pod last said."""
     answers: Mapping[Ref, Any]
@@ -60,23 +72,32 @@ def observe(sources: Sources, key: Key) -> Observation | None:
             if (found := _named(cache, KIND, key.namespace, named_by(body, reference))) is not None
         },
         deployment=_named(cache, "AdapterDeployment", key.namespace, named_by(body, DEPLOYS)),
+        users=(*cache.referring("AdapterDeployment", key.namespace, SERVES, key.name), *_waiting(cache, body)),
         report=sources.reports.jobs.get(uid),
         answers=sources.answers,
     )
 
 
 def keys(sources: Sources, kind: str, body: Manifest) -> Iterator[Key]:
-    """A job wakes itself and those that wait for it; a child wakes its job; a deployment the jobs that name it."""
+    """A job wakes itself, those that wait for it and those it waits for; a child wakes its job; a deployment the jobs that
+    name it and the one it serves."""
     namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
     concerned: list[Manifest] = []
+    named: Iterable[str] = ()
     if kind == KIND:
-        waiting = (sources.cache.referring(KIND, namespace, reference, name) for reference in UPSTREAMS)
-        concerned = [body, *chain.from_iterable(waiting)]
+        concerned, named = [body, *_waiting(sources.cache, body)], UPSTREAMS
     elif kind == "AdapterDeployment":
-        concerned = sources.cache.referring(KIND, namespace, DEPLOYS, name)
+        concerned, named = sources.cache.referring(KIND, namespace, DEPLOYS, name), (SERVES,)
     elif JOB_LABEL in labels_of(body):
         yield Key(KIND, namespace, labels_of(body)[JOB_LABEL])
     yield from (Key(KIND, namespace, each["metadata"]["name"]) for each in concerned)
+    yield from (Key(KIND, namespace, found) for reference in named if (found := named_by(body, reference)))
+
+
+def _waiting(cache: Cache, body: Manifest) -> Iterator[Manifest]:
+    """The FineTuneJobs that wait for a job, or did."""
+    namespace, name = body["metadata"]["namespace"], body["metadata"]["name"]
+    return chain.from_iterable(cache.referring(KIND, namespace, reference, name) for reference in UPSTREAMS)
 
 
 def _named(cache: Cache, kind: str, namespace: str, name: str | None) -> Manifest | None:
