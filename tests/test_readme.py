@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob, OutputSpec
 from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec
+from finetune_operator.reconcile.finetunejob.finalizer import FINALIZER
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -146,6 +147,8 @@ def check_kubectl(words: list[str]) -> None:
             assert word.removeprefix("--for=condition=") in {*Stage, "Ready"}
         if word.startswith("jsonpath="):
             assert_field("finetunejob", word.removeprefix("jsonpath={.").removesuffix("}"))
+    if words[1] == "patch":
+        assert json.loads(words[words.index("-p") + 1]) == {"metadata": {"finalizers": None}}
     if words[1] == "explain":
         kind, _, path = words[2].partition(".")
         assert_field(kind, path)
@@ -234,6 +237,13 @@ def test_the_pod_contract_lists_every_exit_code() -> None:
 )  # fmt: skip
 def test_the_pod_contract_names(constant: str) -> None:
     assert constant in page("pod-contract.md")
+
+
+def test_what_stays_without_the_operator_is_named() -> None:
+    said = section(page("providers.md"), "Without the operator")
+    assert f"`{FINALIZER}`" in said
+    assert "kubectl patch finetunejob" in said
+    assert "docs/providers.md#without-the-operator" in (ROOT / "README.md").read_text()
 
 
 def reserved(model: type[ApiModel]) -> set[str]:
