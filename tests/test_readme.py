@@ -30,6 +30,7 @@ from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob import BackendSpec, FineTuneJob, OutputSpec
 from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec
+from finetune_operator.manifests import delegate, serving, training
 from finetune_operator.reconcile.finetunejob.finalizer import FINALIZER
 
 ROOT = Path(__file__).parents[1]
@@ -244,6 +245,15 @@ def test_what_stays_without_the_operator_is_named() -> None:
     assert f"`{FINALIZER}`" in said
     assert "kubectl patch finetunejob" in said
     assert "docs/providers.md#without-the-operator" in (ROOT / "README.md").read_text()
+
+
+def test_troubleshooting_knows_what_a_quota_on_processors_refuses() -> None:
+    gpu = training.default_resources(1)
+    ours = (training.SMALL, training.default_resources(0), gpu, serving.SMALL, serving.SERVER, delegate.WAITING)
+    assert not [resources for resources in ours if "cpu" in resources["limits"]]
+    said = section(page("troubleshooting.md"), "While a job waits")
+    assert "`must specify limits.cpu`" in said
+    assert f"({gpu['requests']['cpu']} cores for each of its GPUs)" in said
 
 
 def reserved(model: type[ApiModel]) -> set[str]:

@@ -266,12 +266,13 @@ def _resources(backend: KubernetesBackend, stage: Stage) -> Manifest:
     if stage != "Train":
         stated = backend.resources and backend.resources.memory
         return {**SMALL, "limits": {"memory": max(SMALL["limits"]["memory"], stated or "0", key=amount)}}
-    default = _train_gpu(backend.gpus) if backend.gpus else TRAIN_CPU
-    return pod.resources(backend.resources, default, **{GPU: backend.gpus})
+    return pod.resources(backend.resources, default_resources(backend.gpus or 0), **{GPU: backend.gpus})
 
 
-def _train_gpu(gpus: int) -> Manifest:
-    """Every GPU has a process of its own, and weights pass through the host's memory on their way to it."""
+def default_resources(gpus: int) -> Manifest:
+    """A train pod's. Every GPU has a process of its own, and weights pass through the host's memory on their way to it."""
+    if not gpus:
+        return TRAIN_CPU
     return {
         "requests": {"cpu": str(4 * gpus), "memory": f"{16 * gpus}Gi"},
         "limits": {"memory": f"{64 * gpus}Gi"},
