@@ -1,10 +1,24 @@
-"""A termination message fits, also that of a training of which much can be said."""
+"""A termination message fits, also that of a training of which much can be said; an error in it has its reason and exit code."""
+
+import dataclasses
+import json
+
+import pytest
 
 from finetune_api.model import MAX_MESSAGE
-from finetune_api.pods import MAX_SUMMARY_BYTES, Summary, Trained
-from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob_status import ArtifactStatus, Diagnosis, EvaluationStatus, GateResult
-from finetune_stage.outcome import failed, termination_message
+from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary, Trained
+from finetune_api.reasons import EXIT_CODES, Failure, Reason
+from finetune_api.v1alpha1.finetunejob_status import (
+    ArtifactStatus,
+    Choice,
+    DatasetStatus,
+    Diagnosis,
+    EvaluationStatus,
+    GateResult,
+    JobError,
+    PlanStatus,
+)
+from finetune_stage.outcome import exit_code, failed, termination_message
 
 
 def test_a_failure_of_any_length_is_told() -> None:
@@ -42,3 +56,48 @@ def test_a_long_diagnosis_is_left_to_evaluation_json() -> None:
     assert read.evaluation is not None
     assert read.artifact == artifact
     assert len(read.evaluation.gate or []) == 16
+
+
+class TestTerminationMessage:
+    def test_it_fits_and_stays_json(self) -> None:
+        error = JobError(code="DataInvalid", message="ü" * 4000)
+        data = termination_message(Summary(stage="Prepare", error=error))
+        assert len(data) <= MAX_SUMMARY_BYTES
+        assert json.loads(data)["error"]["message"].endswith("ü…")
+
+    def test_choices_lose_words_before_they_are_left_out(self) -> None:
+        choices = [Choice(field=f"training.field{i}", value="1", reason="because " * 60) for i in range(32)]
+        prepared = Prepared(dataset=DatasetStatus(format="Text", splits=[]), plan=PlanStatus(choices=choices, steps=1))
+        data = json.loads(termination_message(Summary(stage="Prepare", prepared=prepared)))
+        assert len(data["prepared"]["plan"]["choices"]) == 32
+        wide = [choice.model_copy(update={"value": "v" * 256}) for choice in choices]
+        prepared = prepared.model_copy(update={"plan": PlanStatus(choices=wide, steps=1)})
+        message = termination_message(Summary(stage="Prepare", prepared=prepared))
+        assert len(message) <= MAX_SUMMARY_BYTES
+        assert 0 < len(json.loads(message)["prepared"]["plan"]["choices"]) < 32
+
+    @pytest.mark.parametrize(
+        ("error", "reason"),
+        [
+            (Failure(Reason.MODEL_NOT_FOUND, "gone"), Reason.MODEL_NOT_FOUND),
+            (MemoryError(), Reason.OUT_OF_MEMORY),
+            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), Reason.OUT_OF_MEMORY),
+            (KeyError("boom"), Reason.INTERNAL_ERROR),
+        ],
+    )
+    def test_errors_have_exit_codes(self, error: Exception, reason: Reason) -> None:
+        try:
+            raise error
+        except Exception as caught:
+            summary = failed("Train", caught)
+        assert summary.error is not None
+        assert summary.error.code == reason
+        assert exit_code(summary) == EXIT_CODES[reason]
+
+    def test_a_bug_says_where(self) -> None:
+        try:
+            dataclasses.replace(object())  # type: ignore[type-var]
+        except TypeError as caught:
+            summary = failed("Train", caught)
+        assert summary.error is not None
+        assert "TypeError in dataclasses.py:" in summary.error.message

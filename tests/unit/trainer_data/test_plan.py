@@ -1,20 +1,15 @@
 """Values left out are decided by rule, stated ones stay, and steps are those the train stage takes."""
 
-import dataclasses
-import json
 from typing import Any
 
 import pytest
 
-from finetune_api.pods import MAX_SUMMARY_BYTES, Prepared, Summary
-from finetune_api.reasons import EXIT_CODES, Failure, Reason
+from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import GenerationSpec
-from finetune_api.v1alpha1.finetunejob_status import Choice, DatasetStatus, JobError, PlanStatus, ResolvedBaseModel
-from finetune_stage.outcome import exit_code, failed, termination_message
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_trainer.base_model import BaseFacts, stateful_layers
 from finetune_trainer.data.packing import sequence_count
-from finetune_trainer.memory import LINEARS, Shape
-from finetune_trainer.plan import Choices, Plan, decide
+from finetune_trainer.plan import Choices, decide
 from finetune_trainer.sizing import Situation
 from plan_builders import a_spec, lengths, plan
 
@@ -244,145 +239,6 @@ class TestSequences:
 
     def test_a_thousand_rows_at_a_time(self) -> None:
         assert sequence_count([1] * 2001, 1000, packing=True, whole_text=True) == 3
-
-
-class TestTerminationMessage:
-    def test_it_fits_and_stays_json(self) -> None:
-        error = JobError(code="DataInvalid", message="ü" * 4000)
-        data = termination_message(Summary(stage="Prepare", error=error))
-        assert len(data) <= MAX_SUMMARY_BYTES
-        assert json.loads(data)["error"]["message"].endswith("ü…")
-
-    def test_choices_lose_words_before_they_are_left_out(self) -> None:
-        choices = [Choice(field=f"training.field{i}", value="1", reason="because " * 60) for i in range(32)]
-        prepared = Prepared(dataset=DatasetStatus(format="Text", splits=[]), plan=PlanStatus(choices=choices, steps=1))
-        data = json.loads(termination_message(Summary(stage="Prepare", prepared=prepared)))
-        assert len(data["prepared"]["plan"]["choices"]) == 32
-        wide = [choice.model_copy(update={"value": "v" * 256}) for choice in choices]
-        prepared = prepared.model_copy(update={"plan": PlanStatus(choices=wide, steps=1)})
-        message = termination_message(Summary(stage="Prepare", prepared=prepared))
-        assert len(message) <= MAX_SUMMARY_BYTES
-        assert 0 < len(json.loads(message)["prepared"]["plan"]["choices"]) < 32
-
-    @pytest.mark.parametrize(
-        ("error", "reason"),
-        [
-            (Failure(Reason.MODEL_NOT_FOUND, "gone"), Reason.MODEL_NOT_FOUND),
-            (MemoryError(), Reason.OUT_OF_MEMORY),
-            (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), Reason.OUT_OF_MEMORY),
-            (KeyError("boom"), Reason.INTERNAL_ERROR),
-        ],
-    )
-    def test_errors_have_exit_codes(self, error: Exception, reason: Reason) -> None:
-        try:
-            raise error
-        except Exception as caught:
-            summary = failed("Train", caught)
-        assert summary.error is not None
-        assert summary.error.code == reason
-        assert exit_code(summary) == EXIT_CODES[reason]
-
-    def test_a_bug_says_where(self) -> None:
-        try:
-            dataclasses.replace(object())  # type: ignore[type-var]
-        except TypeError as caught:
-            summary = failed("Train", caught)
-        assert summary.error is not None
-        assert "TypeError in dataclasses.py:" in summary.error.message
-
-
-class TestMemory:
-    """By the stated GPU; the prediction itself is tested in test_memory.py."""
-
-    EIGHT = Shape(4096, 14336, 32, 32, 8, 128, 128256, False)
-
-    def planned(
-        self,
-        backend: dict[str, Any] | None,
-        adapter: dict[str, Any] | None = None,
-        shape: Shape | None = EIGHT,
-        **training: Any,
-    ) -> tuple[Plan, Choices]:
-        choices = Choices()
-        base = BaseFacts(ResolvedBaseModel(), 8192, is_large=True, random=False, shape=shape)
-        members = {"adapter": adapter} if adapter else {}
-        spec = a_spec(backend={"kubernetes": backend}, training={"maxLength": 4096, **training}, **members)
-        rows = {"train": lengths(*[3000] * 100)}
-        return decide(Situation(spec, base, rows), choices), choices
-
-    def test_without_a_stated_gpu_by_rule_of_thumb(self) -> None:
-        found, _ = self.planned({"gpus": 1})
-        assert found.forecast.memory is None
-        assert found.training.gradient_checkpointing
-
-    def test_a_stated_gpu_decides_batch_and_recomputation(self) -> None:
-        found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
-        assert (found.training.micro_batch_size, found.training.gradient_checkpointing) == (2, False)
-        assert found.forecast.memory is not None
-        assert found.forecast.memory.gpu == "H200"
-        assert found.forecast.packing_efficiency == pytest.approx(3000 / 4096)
-        assert found.forecast.estimated_seconds
-        why = next(choice.reason for choice in choices.made if choice.field == "training.gradientCheckpointing")
-        assert "GiB of H200" in why
-
-    @pytest.mark.parametrize(
-        ("backend", "adapter", "shape", "why_not"),
-        [
-            pytest.param({"gpus": 1}, "LoRA", EIGHT, None, id="a GPU"),
-            pytest.param({"gpus": 2}, "LoRA", EIGHT, None, id="an adapter on two"),
-            pytest.param({"gpus": 1}, "Full", EIGHT, None, id="a whole model on one"),
-            pytest.param({"gpus": 2}, "Full", EIGHT, "spread over GPUs", id="a whole model on two"),
-            pytest.param({}, "LoRA", EIGHT, "backend.kubernetes.gpus is 0", id="no GPU"),
-            pytest.param({"gpus": 1}, "LoRA", None, "llama, mistral, qwen2, qwen3", id="another architecture"),
-        ],
-    )
-    def test_kernels_are_fused_where_that_was_tried(
-        self, backend: dict[str, Any], adapter: Any, shape: Shape | None, why_not: str | None
-    ) -> None:
-        found, choices = self.planned(backend, {"type": adapter}, shape)
-        reason = next(choice.reason for choice in choices.made if choice.field == "training.fusedKernels")
-        assert found.training.fused_kernels is (why_not is None)
-        assert (why_not or "less time and memory") in reason
-        assert not self.planned(backend, {"type": adapter}, shape, fusedKernels=False)[0].training.fused_kernels
-        if why_not is None:
-            assert self.planned(backend, {"type": adapter}, shape, fusedKernels=True)[0].training.fused_kernels
-        else:
-            with pytest.raises(Failure, match=f"training.fusedKernels is true: .*{why_not}.*; leave it out"):
-                self.planned(backend, {"type": adapter}, shape, fusedKernels=True)
-
-    def test_fused_kernels_leave_room_for_more(self) -> None:
-        gpu = {"gpus": 1, "gpuModel": "L40S"}
-        fused, plain = (self.planned(gpu, fusedKernels=each)[0].forecast for each in (True, False))
-        assert fused.memory is not None
-        assert plain.memory is not None
-        assert (fused.largest_micro_batch_size or 0) > (plain.largest_micro_batch_size or 0)
-
-    def test_a_job_that_cannot_fit_is_refused_before_it_takes_a_gpu(self) -> None:
-        with pytest.raises(Failure, match=r"training needs at least .* GiB on the GPU") as caught:
-            self.planned({"gpus": 1, "gpuMemory": "16000000000000m"})
-        assert caught.value.reason is Reason.DOES_NOT_FIT
-
-    @pytest.mark.parametrize(
-        ("backend", "adapter"),
-        [
-            pytest.param({"gpuModel": "T4"}, {}, id="a GPU without bfloat16 trains in float32"),
-            pytest.param({"gpuMemory": "15Gi"}, {"targetModules": ["q_proj"]}, id="some linear layers"),
-            pytest.param({"gpuMemory": "15Gi"}, {"layers": [0]}, id="some layers"),
-            pytest.param({"gpuMemory": "15Gi"}, {"rankPattern": {"q_proj": 64}}, id="several ranks"),
-        ],
-    )
-    def test_what_was_not_measured_is_not_refused(self, backend: dict[str, Any], adapter: dict[str, Any]) -> None:
-        found, _ = self.planned({"gpus": 1, **backend}, {"type": "LoRA", **adapter})
-        assert found.forecast.memory is None
-
-    def test_all_linear_layers_by_name_are_all_of_them(self) -> None:
-        named = {"type": "LoRA", "targetModules": sorted(LINEARS)}
-        assert self.planned({"gpus": 1, "gpuModel": "H200"}, named)[0].forecast.memory is not None
-
-    def test_the_status_holds_it(self) -> None:
-        found, choices = self.planned({"gpus": 1, "gpuModel": "H200"})
-        status = PlanStatus(choices=choices.made, steps=1, **found.forecast._asdict())
-        assert status.wire()["memory"]["reservedBytes"] == found.forecast.memory.reserved_bytes
 
 
 class TestValidationLoss:

@@ -5,29 +5,13 @@ from typing import Any
 import pytest
 
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob import FineTuneJobSpec
-from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
-from finetune_trainer.base_model import BaseFacts
-from finetune_trainer.data.measuring import Lengths
-from finetune_trainer.encode import Example
-from finetune_trainer.plan import Choices, decide
-from finetune_trainer.sizing import Situation
+from plan_builders import a_spec, lengths, plan
 
 
 def micro_batch(method: dict[str, Any], tokens: int, rows: int = 64, **members: Any) -> int:
     """Of the plan for so many rows of so many tokens."""
-    spec = {
-        "baseModel": {"uri": "s3://models/base"},
-        "dataset": {"train": {"uri": "s3://data/rows.jsonl"}},
-        "output": {"uri": "s3://models"},
-        "method": method,
-    }
-    lengths = Lengths()
-    for _ in range(rows):
-        lengths.add(Example(list(range(tokens)), list(range(tokens))))
-    base = BaseFacts(ResolvedBaseModel(), 16384, is_large=False, random=False)
-    seen = Situation(FineTuneJobSpec.model_validate(spec | members), base, {"train": lengths})
-    return decide(seen, Choices()).training.micro_batch_size
+    planned, _ = plan(a_spec(method=method, **members), positions=16384, train=lengths(*[tokens] * rows, answer=tokens))
+    return planned.training.micro_batch_size
 
 
 @pytest.mark.parametrize(
