@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 
 from localcluster import build, images, node
@@ -42,7 +43,7 @@ def _do(arguments: argparse.Namespace) -> int:
         case "kubeconfig":
             print(KUBECONFIG)
         case "env":
-            print("\n".join(f"export {name}={value}" for name, value in build.environment().items()))
+            print("\n".join(f"export {name}={shlex.quote(value)}" for name, value in build.environment().items()))
     return 0
 
 

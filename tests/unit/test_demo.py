@@ -1,5 +1,10 @@
 """The demo's decisions: what Helm is asked to do, what went with an earlier object store, which rows are held out."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from demo.__main__ import lost
@@ -7,7 +12,9 @@ from demo.docstrings import Docstring, area_rows, pretraining_rows
 from demo.kubectl import CommandFailed, Object
 from demo.release import OURS, UPGRADE, refuse_foreign, steps
 from demo.show import when_done
-from localcluster.layout import KUBECONFIG
+from localcluster.layout import BIN, KUBECONFIG
+
+ROOT = Path(__file__).parents[2]
 
 NOW = "state 0123456789abcdef"
 EARLIER = "state fedcba9876543210"
@@ -111,6 +118,20 @@ def test_only_the_local_cluster_is_taken_down_as_a_whole(kubeconfig: str | None)
     assert when_done(str(KUBECONFIG)).startswith("make demo-down ")
     assert when_done(kubeconfig).startswith("kubectl delete namespace finetune-demo ")
     assert when_done(kubeconfig).endswith("\nhelm uninstall finetune-operator -n finetune-system")
+
+
+def test_a_shell_takes_over_a_path_of_any_characters() -> None:
+    path = f"{os.environ['PATH']}:/mnt/c/Program Files (x86)/it's $HERE"
+    said = 'eval "$("$0" -m localcluster env)" && printf %s "$PATH"'
+    shell = subprocess.run(
+        ["/bin/sh", "-c", said, sys.executable],
+        env={"PATH": path},
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert shell.stdout == f"{BIN}:{path}"
 
 
 def test_held_out_rows_are_not_pretrained_on() -> None:
