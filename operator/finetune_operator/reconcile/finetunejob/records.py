@@ -76,4 +76,18 @@ def remembered(record: Record) -> Ending | None:
 def write_down(draft: Draft, record: Record) -> None:
     """Put the newest attempt into the status."""
     others = [each for each in every(draft) if (each.stage, each.number) != (record.stage, record.number)]
-    draft.update(attempts=[*others, record][-MAX_RECORDS:])
+    draft.update(attempts=_trimmed([*others, record]))
+
+
+def _trimmed(records: list[Record]) -> list[Record]:
+    """As many as the status may have: the oldest go, those first that nothing counts. The newest of a stage stays, as the next
+    number follows from it."""
+    newest = {record.stage: record.number for record in records}
+    spare = [record for record in records if record.number != newest[record.stage]]
+    gone = sorted(spare, key=_worth)[: max(len(records) - MAX_RECORDS, 0)]
+    return [record for record in records if record not in gone]
+
+
+def _worth(record: Record) -> int:
+    """What is lost with it: of failures the memory that was lacking and the count against maxRetries, of others a limit."""
+    return {SUSPENDED: 0, Reason.INTERRUPTED: 1, Reason.INFRASTRUCTURE: 2}.get(record.outcome or "", 3)
