@@ -7,6 +7,7 @@ import pytest
 import trl
 
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.chat_template import Refused
 from finetune_trainer.data.tokenizing import ToolCheck
 from finetune_trainer.encode import IGNORED, encoder, stop_tokens
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
@@ -44,6 +45,33 @@ class TestNamed:
         with pytest.raises(Failure, match=r"tools \(paint\), and of the base model's chat templates the one") as caught:
             ToolCheck(tokenizer, learned.training_template).check(row)
         assert caught.value.reason is Reason.CONFIG_INVALID
+
+
+class TestRefusing:
+    def test_rows_are_refused_with_the_words_of_the_template(self) -> None:
+        refusing = "{% for m in messages if m['role'] == 'tool' %}{{ raise_exception('no tools:\\n' + m['role']) }}{% endfor %}"
+        chats = encoder(tokenizer_with(refusing + CHAT_TEMPLATE), "Messages", True)
+        row = {"messages": [ASKED, ANSWERED, {"role": "tool", "content": "1"}, ANSWERED]}
+        for encode in (chats.training, chats.answer, chats.prompt):
+            with pytest.raises(Refused, match=r"refuses a row's messages \(no tools:\)") as caught:
+                encode(row)
+            assert caught.value.reason is Reason.DATA_INVALID
+
+    def test_a_template_that_a_plain_conversation_breaks_is_the_bases_fault(self) -> None:
+        with pytest.raises(
+            Failure, match=r"content is a text \('begin' is undefined\); use rows of plain texts"
+        ) as caught:
+            encoder(tokenizer_with("{{ begin + 'a' }}" + CHAT_TEMPLATE), "Messages", False)
+        assert caught.value.reason is Reason.CONFIG_INVALID
+
+    def test_tool_calls_that_only_the_training_template_writes_are_refused(self) -> None:
+        calls = [{"type": "function", "function": PAINT}]
+        row = {"messages": [ASKED, {**ANSWERED, "tool_calls": calls}]}
+        arguments = "{{ 'paint' + messages[1]['tool_calls'][0]['function']['arguments'] }}"  # expects a text
+        with pytest.raises(
+            Failure, match=r"tool_calls \(paint\), and the base model's chat template does not write them"
+        ):
+            ToolCheck(tokenizer_with(arguments), "{{ 'paint' }}").check(row)
 
 
 class TestWithoutEnds:

@@ -4,7 +4,8 @@ from finetune_api.data_report import DataReport, InvalidRow
 from finetune_api.pods import MAX_SUMMARY_BYTES
 from finetune_api.reasons import Reason
 from finetune_storage import Store
-from prepare_stage import CHAT, Prepare, answers, dataset, texts
+from json_lines import jsonl
+from prepare_stage import CHAT, Prepare, answers, dataset, rows_of, texts
 from tiny_models import CHAT_TEMPLATE
 
 
@@ -106,6 +107,26 @@ class TestMethodAndFormat:
         store.put("base/chat_template.jinja", plain.encode())
         assert "assistantOnlyLoss" in prepare([CHAT]).failure(Reason.CONFIG_INVALID)
         prepare([CHAT], method={"sft": {"assistantOnlyLoss": False}}).prepared  # noqa: B018
+
+    def test_rows_that_the_chat_template_refuses(self, prepare: Prepare, store: Store, bucket: str) -> None:
+        refusing = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}"
+        store.put("base/chat_template.jinja", (refusing + CHAT_TEMPLATE).encode())
+        system = {"messages": [{"role": "system", "content": "Be brief."}, *CHAT["messages"]]}
+        message = prepare([CHAT, system]).failure(Reason.DATA_INVALID)
+        assert "1 of 2 rows is invalid: data/train.jsonl row 2: found messages" in message
+        assert "chat template refuses (no system role)" in message
+        drop = dataset(bucket, quality={"onInvalidRow": "Drop"})
+        found = prepare(None, dataset=drop).prepared.dataset
+        assert (found.invalid, found.splits[0].rows, rows_of(store, "train")) == (1, 1, [CHAT])
+        (listed,) = store.get("out/team-a/job/uid-1/invalid-rows.jsonl").splitlines()
+        assert InvalidRow.model_validate_json(listed).place == "row 2"
+        message = prepare([system], dataset=drop).failure(Reason.DATA_INVALID)
+        assert "and 1 are refused by the base model's chat template" in message
+        suite = {"name": "exam", "uri": f"{bucket}/data/train.jsonl", "secretRef": {"name": "s3"}}
+        store.put("data/own.jsonl", jsonl(answers()))
+        own = dataset(bucket, train={"uri": f"{bucket}/data/own.jsonl", "secretRef": {"name": "s3"}})
+        message = prepare(None, dataset=own, evaluation={"suites": [suite]}).failure(Reason.DATA_INVALID)
+        assert "evaluation.suites, exam: row 1: the base model's chat template refuses" in message
 
     def test_a_gate_needs_held_out_rows(self, prepare: Prepare) -> None:
         message = prepare(answers(), evaluation={"gate": [{"metric": "Loss", "max": 1}]}).failure(Reason.CONFIG_INVALID)

@@ -13,6 +13,25 @@ ASKED, ANSWERED = {"role": "user", "content": "a question"}, {"role": "assistant
 """A conversation to see by what a template does."""
 UNWRITTEN = (TemplateError, TypeError)
 """What a template ends in that refuses messages, or expects them otherwise."""
+LONGEST_REASON = 200
+
+
+class Refused(Failure):
+    """A row whose messages the template does not write."""
+
+    def __init__(self, error: Exception) -> None:
+        self.why = (str(error).strip() or type(error).__name__).splitlines()[0][:LONGEST_REASON]
+        """The template's own words."""
+        super().__init__(Reason.DATA_INVALID, f"the base model's chat template refuses a row's messages ({self.why})")
+
+
+def written(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
+    """The tokens of messages, as the template writes them. Raises Refused."""
+    default_template(tokenizer)
+    try:
+        return tokenizer.apply_chat_template(messages, return_dict=True, **options)
+    except UNWRITTEN as error:
+        raise Refused(error) from error
 
 
 def default_template(tokenizer: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
-from finetune_trainer.chat_template import check_texts, default_template, missing_end, training_template
+from finetune_trainer.chat_template import check_texts, default_template, missing_end, training_template, written
 from finetune_trainer.data.tokenizing import Remembering, texts_of
 
 ROWS_AT_A_TIME = 1000
@@ -127,11 +127,11 @@ class Encoder:
         if not self.answers_only:
             ids = self._rendered(fields, fields["messages"]) + ([] if self.end is None else [self.end])
             return Example(ids, list(ids))
-        rendered = self.tokenizer.apply_chat_template(
+        rendered = written(
+            self.tokenizer,
             fields["messages"],
             tools=fields.get("tools"),
             chat_template=self.training_template,
-            return_dict=True,
             return_assistant_tokens_mask=True,
         )
         pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
@@ -157,10 +157,8 @@ class Encoder:
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
-        default_template(self.tokenizer)
-        rendered = self.tokenizer.apply_chat_template(
-            messages, tools=fields.get("tools"), add_generation_prompt=add_generation_prompt, return_dict=True
-        )
+        tools = fields.get("tools")
+        rendered = written(self.tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt)
         return list(rendered["input_ids"])
 
     def _closed(self, text: str) -> list[int]:

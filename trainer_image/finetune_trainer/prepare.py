@@ -5,6 +5,8 @@ equal bytes, so that a second attempt changes nothing. Called by :mod:`finetune_
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,12 +78,12 @@ class Checked(NamedTuple):
 def run(config: JobConfig, places: Places) -> Outcome:
     """Carry the stage out; what was found and decided."""
     store = _writable_output(config, places)
-    with Reporter(destination(os.environ)) as reporter:
+    with Reporter(destination(os.environ)) as reporter, _invalid_rows(store, places) as findings:
         progress = Progress(partial(_tell, reporter))
         is_delegated = delegation.is_delegated(config)
         sources = fetch_sources(config.spec.dataset, places, delegation.storage_url(config))
         base = None if is_delegated else _base(config, places)
-        data = _split(config, sources, store, places, progress)
+        data = prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress, findings)
         choices = Choices()
         _note_data_choices(config, data, choices)
         if base is None:
@@ -99,13 +101,15 @@ def run(config: JobConfig, places: Places) -> Outcome:
     return _publish(config, checked, plan, choices, store, places)
 
 
-def _split(config: JobConfig, sources: list[SourceFile], store: Store, places: Places, progress: Progress) -> Prepared:
-    """The rows, each in its split; those that are invalid are listed in the output, above all where the job ends because of them."""
+@contextmanager
+def _invalid_rows(store: Store, places: Places) -> Iterator[Findings]:
+    """Where invalid rows are noted. They are listed in the output, above all where the job ends because of them."""
     listed = places.work_dir / INVALID_ROWS
     findings = Findings(kept_at=store.uri(INVALID_ROWS))
+    places.work_dir.mkdir(parents=True, exist_ok=True)
     try:
         with listed.open("w", encoding="utf-8") as findings.file:
-            return prepare_splits(sources, _wanted(config), places.work_dir / DATA, progress, findings)
+            yield findings
     finally:
         if findings.count:
             store.upload(listed, INVALID_ROWS)

@@ -5,19 +5,21 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
+from finetune_trainer.chat_template import Refused
 from finetune_trainer.data.classes import shown
 from finetune_trainer.data.contamination import RUN, Guarded
 from finetune_trainer.data.fields import Row
+from finetune_trainer.data.findings import Broken, Findings
 from finetune_trainer.data.measuring import Lengths, length
 from finetune_trainer.data.mixing import Mixing, drawn, merged, too_few
 from finetune_trainer.data.progress import Progress
 from finetune_trainer.data.sources import HELD_OUT_FIRST, SplitName
-from finetune_trainer.data.splits import Prepared
+from finetune_trainer.data.splits import Prepared, refuse_invalid
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.data.tokenizing import Remembering, ToolCheck, one_ahead, texts_of
 from finetune_trainer.data.words import own_text, runs
@@ -77,8 +79,9 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
     lengths = found.lengths[split] = Lengths()
     survey = found.surveys[split] = Survey(data.rows[split], looking.labels)
     progress.begin(f"examining {split}", data.rows[split])
+    before = data.findings.count
     with kept.open("wb") as out:
-        for line, row, example in _encoded(_batches(path), split, looking.encoder):
+        for line, row, example in _encoded(_batches(path), split, looking.encoder, data.findings):
             progress.step()
             text = own_text(row)
             if _leave_out(text, example, split, looking, found):
@@ -87,11 +90,13 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
             survey.add(row, text)
             out.write(line)
     kept.replace(path)
+    refuse_invalid(data.findings, looking.quality)
     if not lengths.tokens:
         raise Failure(
             Reason.DATA_INVALID,
             f"no rows are left for {split}: of {data.rows[split]} rows {found.out_of_range} have fewer tokens than "
-            f"dataset.quality.minTokens or more than maxTokens, and {found.contaminated} contain held-out rows (decontaminate)",
+            f"dataset.quality.minTokens or more than maxTokens, {found.contaminated} contain held-out rows (decontaminate), and "
+            f"{data.findings.count - before} are refused by the base model's chat template",
         )
 
 
@@ -101,7 +106,9 @@ def _mix(data: Prepared, general: Path, looking: Looking, mixing: Mixing, found:
     wanted, tokens, chosen = mixing.tokens(sum(own.tokens)), 0, general.with_suffix(".drawn")
     progress.begin("drawing general rows")
     with chosen.open("wb") as out:
-        for line, row, example in _encoded(_grouped(drawn(general, mixing.seed)), "train", looking.encoder):
+        for line, row, example in _encoded(
+            _grouped(drawn(general, mixing.seed)), "train", looking.encoder, data.findings
+        ):
             if tokens >= wanted:
                 break
             progress.step()
@@ -144,22 +151,36 @@ def _leave_out(text: str, example: Example | Pair, split: SplitName, looking: Lo
 
 
 def _encoded(
-    batches: Iterable[list[bytes]], split: SplitName, encoder: Encoder
+    batches: Iterable[list[bytes]], split: SplitName, encoder: Encoder, findings: Findings
 ) -> Iterator[tuple[bytes, Row, Example | Pair]]:
-    """Line, row and tokens of each row, as it is learned from (train), or as its answer counts."""
+    """Line, row and tokens of each row, as it is learned from (train), or as its answer counts; ``findings`` takes those that the base's
+    chat template refuses."""
     tools = ToolCheck(encoder.tokenizer, encoder.training_template)
-    for batch in one_ahead(partial(_tokenised, lines, split, encoder) for lines in batches):
-        for line, row, example in batch:
-            tools.check(row)
-            yield line, row, example
+    encoded = one_ahead(partial(_tokenised, lines, split, encoder) for lines in batches)
+    for number, (line, row, example) in enumerate(chain.from_iterable(encoded), 1):
+        if isinstance(example, Refused):
+            found = f"messages that the base model's chat template refuses ({example.why})"
+            findings.add(f"data/{split}.jsonl", f"row {number}", Broken("", found, "messages it writes"))
+            continue
+        tools.check(row)
+        yield line, row, example
 
 
-def _tokenised(lines: list[bytes], split: SplitName, encoder: Encoder) -> list[tuple[bytes, Row, Example | Pair]]:
+def _tokenised(
+    lines: list[bytes], split: SplitName, encoder: Encoder
+) -> list[tuple[bytes, Row, Example | Pair | Refused]]:
     rows = [json.loads(line) for line in lines]
     tokenizer = Remembering(encoder.tokenizer, [text for row in rows for text in texts_of(row)])
     knowing = replace(encoder, tokenizer=tokenizer)
     is_train = split == "train"
-    return [(line, row, knowing.measured(row, learned=is_train)) for line, row in zip(lines, rows, strict=True)]
+    return [(line, row, _measured(row, knowing, learned=is_train)) for line, row in zip(lines, rows, strict=True)]
+
+
+def _measured(row: Row, encoder: Encoder, *, learned: bool) -> Example | Pair | Refused:
+    try:
+        return encoder.measured(row, learned=learned)
+    except Refused as refused:
+        return refused
 
 
 def _batches(path: Path) -> Iterator[list[bytes]]:

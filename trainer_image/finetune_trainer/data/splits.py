@@ -96,14 +96,19 @@ def prepare_splits(
     )
     folder.mkdir(parents=True, exist_ok=True)
     checked = [_check(split, files, prepared, wanted, progress) for split, files in by_split.items() if files]
-    if prepared.findings.count and quality.on_invalid_row != "Drop":
-        raise Failure(
-            Reason.DATA_INVALID,
-            f"{prepared.findings.sentence()}. Correct them, or leave them out with dataset.quality.onInvalidRow: Drop",
-        )
+    refuse_invalid(prepared.findings, quality)
     _distribute(checked, prepared, wanted)
     _refuse_empty(prepared)
     return prepared
+
+
+def refuse_invalid(findings: Findings, quality: Quality) -> None:
+    """Raises Failure where there are invalid rows, and they are not to be left out."""
+    if findings.count and quality.on_invalid_row != "Drop":
+        raise Failure(
+            Reason.DATA_INVALID,
+            f"{findings.sentence()}. Correct them, or leave them out with dataset.quality.onInvalidRow: Drop",
+        )
 
 
 def _check(split: Role, sources: list[SourceFile], prepared: Prepared, wanted: Wanted, progress: Progress) -> _Checked:

@@ -13,6 +13,7 @@ from finetune_api.v1alpha1.dataset import Columns, Source
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, EvaluationSuite, Metric
 from finetune_stage.outcome import Places
 from finetune_storage import sha256_of
+from finetune_trainer.chat_template import Refused
 from finetune_trainer.data.contamination import Guarded
 from finetune_trainer.data.fields import Row
 from finetune_trainer.data.findings import Broken, Findings
@@ -61,7 +62,7 @@ def _prepare(suite: EvaluationSuite, metrics: list[Metric], places: Places, toke
         rows=len(rows),
         format=shape,
         metrics=metrics,
-        max_new_tokens=_longest_answer(rows, shape, tokenizer),
+        max_new_tokens=_longest_answer(suite, rows, shape, tokenizer),
     )
 
 
@@ -76,9 +77,13 @@ def _checked(suite: EvaluationSuite, files: list[SourceFile], row_format: RowFor
         raise _refused(suite, findings.sentence())
 
 
-def _longest_answer(rows: list[Row], shape: PreparedFormat, tokenizer: Any) -> int:
-    encode = encoder(tokenizer, shape, answers_only=False).answer
-    longest = max((sum(label != IGNORED for label in encode(row).labels) for row in rows), default=1)
+def _longest_answer(suite: EvaluationSuite, rows: list[Row], shape: PreparedFormat, tokenizer: Any) -> int:
+    encode, longest = encoder(tokenizer, shape, answers_only=False).answer, 1
+    for number, row in enumerate(rows, 1):
+        try:
+            longest = max(longest, sum(label != IGNORED for label in encode(row).labels))
+        except Refused as refused:
+            raise _refused(suite, f"row {number}: {refused.message}") from None
     return min(LONGEST_ANSWER, longest)
 
 

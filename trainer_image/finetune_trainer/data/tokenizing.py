@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from finetune_api.reasons import Failure, Reason
+from finetune_trainer.chat_template import UNWRITTEN
 from finetune_trainer.data.fields import Row
 
 T = TypeVar("T")
@@ -86,7 +87,10 @@ class ToolCheck:
                 )
 
     def _missing(self, row: Row, names: set[str], template: str | None) -> list[str]:
-        rendered = self._tokenizer.apply_chat_template(
-            row["messages"], tools=row.get("tools"), chat_template=template, tokenize=False
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                row["messages"], tools=row.get("tools"), chat_template=template, tokenize=False
+            )
+        except UNWRITTEN:
+            rendered = ""
         return sorted(name for name in names if name not in rendered and json.dumps(name) not in rendered)
