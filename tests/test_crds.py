@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from finetune_api import matrix
 from finetune_api.__main__ import HEADER, as_template, as_yaml
 from finetune_api.crd import NotStructural, definitions, openapi
 from finetune_api.model import ApiModel
@@ -55,8 +56,9 @@ def test_the_committed_files_are_what_the_models_generate(crd: dict[str, Any]) -
     assert (CHART_CRDS / name).read_text() == HEADER + as_template(crd), "run python -m finetune_api (CONTRIBUTING.md)"
 
 
-def test_the_reference_page_is_what_the_models_generate() -> None:
+def test_the_pages_are_what_the_models_generate() -> None:
     assert (ROOT / "docs" / "reference.md").read_text() == page(list(CRDS.values())), "run python -m finetune_api"
+    assert (ROOT / "docs" / "methods.md").read_text() == matrix.page(), "run python -m finetune_api (CONTRIBUTING.md)"
 
 
 def test_no_file_is_left_from_a_kind_that_is_gone() -> None:
