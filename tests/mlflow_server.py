@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 
+import beside
 from finetune_api.v1alpha1.tracking import MlflowTracking
 
-LOCK = Path(__file__).parents[1] / "requirements" / "mlflow.txt"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
-MLFLOW = CACHE / f"mlflow-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+MLFLOW = beside.folder_of("mlflow")
 NEEDED = pytest.mark.skipif(
     not (MLFLOW / "complete").exists(), reason="MLflow's server is not there: make mlflow downloads it (20 MB)"
 )
@@ -81,7 +80,7 @@ def curve_at(stated: MlflowTracking, name: str = "loss") -> list[tuple[int, floa
     return sorted((each.step, each.value) for each in found)
 
 
-def until(seen: Callable[[], Any], seconds: float = 20) -> None:
+def until(seen: Callable[[], Any], seconds: float = 60) -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds
     while not seen():
