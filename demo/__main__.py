@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -27,6 +28,26 @@ JOBS = ("stdlib-base", "stdlib-areas")
 MODEL = "stdlib-areas"
 DATA_PREFIX = "demo-data-"
 QUESTIONS = 100
+
+
+IMAGES = ("operator", "trainer", "seaweedfs")
+PINNED = re.compile(r"[^@\s]+@sha256:[0-9a-f]{64}")
+
+
+def read_images(path: str) -> dict[str, str]:
+    """The references in the file that IMAGES names. Raises CommandFailed where they are not such as the demo can install."""
+    wanted = 'a JSON file {"operator": "repository@sha256:…", "trainer": "…", "seaweedfs": "…"}'
+    if not path:
+        raise CommandFailed(f"which images? Set IMAGES to the path of {wanted}; README.md says where they come from")
+    try:
+        found = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        raise CommandFailed(f"IMAGES={path} must be {wanted}, and cannot be read: {error}") from error
+    for name in IMAGES:
+        image = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(image, str) or not PINNED.fullmatch(image):
+            raise CommandFailed(f"{name} in {path} must be pinned, repository@sha256:…, and is {json.dumps(image)}")
+    return {name: found[name] for name in IMAGES}
 
 
 def helm_values(images: dict[str, str]) -> Object:
@@ -186,12 +207,12 @@ def main() -> int:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument(
-        "--images", type=Path, required=True, help="JSON: operator, trainer, seaweedfs -> repository@digest"
+        "--images", required=True, help="file with JSON: operator, trainer, seaweedfs -> repository@digest"
     )
     parser.add_argument("--install-only", action="store_true", help="install the chart and stop")
     args = parser.parse_args()
-    kubectl, images = Kubectl(os.environ.get("KUBECONFIG")), json.loads(args.images.read_text())
     try:
+        images, kubectl = read_images(args.images), Kubectl(os.environ.get("KUBECONFIG"))
         show.step("installing the operator and the quick-start object store with Helm")
         release.install(kubectl, helm_values(images))
         return 0 if args.install_only or run(kubectl, images) else 1

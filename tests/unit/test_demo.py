@@ -1,5 +1,6 @@
 """The demo's decisions: what Helm is asked to do, what went with an earlier object store, which rows are held out."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo.__main__ import lost
+from demo.__main__ import lost, read_images
 from demo.docstrings import Docstring, area_rows, pretraining_rows
 from demo.kubectl import CommandFailed, Object
 from demo.release import OURS, UPGRADE, refuse_foreign, steps
@@ -118,6 +119,29 @@ def test_only_the_local_cluster_is_taken_down_as_a_whole(kubeconfig: str | None)
     assert when_done(str(KUBECONFIG)).startswith("make demo-down ")
     assert when_done(kubeconfig).startswith("kubectl delete namespace finetune-demo ")
     assert when_done(kubeconfig).endswith("\nhelm uninstall finetune-operator -n finetune-system")
+
+
+PINNED_IMAGES = dict.fromkeys(("operator", "trainer", "seaweedfs"), "registry.example.com/x@sha256:" + "0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        pytest.param(None, r"Set IMAGES to the path of a JSON file", id="nothing said"),
+        pytest.param("", r"cannot be read", id="no JSON"),
+        pytest.param("[]", r"operator in .* must be pinned", id="another JSON"),
+        pytest.param(json.dumps(PINNED_IMAGES | {"trainer": "x:1"}), r'trainer .* and is "x:1"', id="a tag"),
+    ],
+)
+def test_images_that_cannot_be_installed_are_said(text: str | None, says: str, tmp_path: Path) -> None:
+    (tmp_path / "images.json").write_text(text or "")
+    with pytest.raises(CommandFailed, match=says):
+        read_images("" if text is None else str(tmp_path / "images.json"))
+
+
+def test_images_are_read_from_a_file(tmp_path: Path) -> None:
+    (tmp_path / "images.json").write_text(json.dumps(PINNED_IMAGES | {"more": "x"}))
+    assert read_images(str(tmp_path / "images.json")) == PINNED_IMAGES
 
 
 def test_a_shell_takes_over_a_path_of_any_characters() -> None:
