@@ -76,6 +76,9 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-
 
 ShortText = Annotated[str, Field(min_length=1, max_length=256)]
 MAX_MESSAGE = 4096
+"""What the schema takes."""
+MAX_SENTENCE = 1024
+"""What is written of it: a status is read by people, and etcd keeps all of them."""
 Message = Annotated[str, Field(max_length=MAX_MESSAGE)]
 Uri = Annotated[str, Field(min_length=1, max_length=1024)]
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from finetune_api.artifacts import METRICS
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob_status import TrainerMetric, TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
@@ -50,7 +51,10 @@ class Course:
     def status(self, view: View) -> ProviderStatus:
         """The provider's side."""
         return ProviderStatus(
-            job=view.job, state=view.state, message=view.message[:1024] or None, billed_tokens=view.billed_tokens
+            job=view.job,
+            state=view.state,
+            message=view.message[:MAX_SENTENCE] or None,
+            billed_tokens=view.billed_tokens,
         )
 
     def _log(self, logged: Logged) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.pods import DesiredAdapter, LoadedAdapter
 from finetune_api.reasons import ServingReason
 from finetune_gateway import metrics
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = (2, 5, 15, 60)
 FINAL = {ServingReason.BASE_MODEL_MISMATCH, ServingReason.RANK_TOO_HIGH, ServingReason.ADAPTER_INVALID}
 """The digest pins what was found: trying again cannot change it."""
-MAX_MESSAGE = 1024
 BEING_LOADED = "it is being loaded"
 
 
@@ -183,6 +183,6 @@ class Adapter:
             state=state,
             digest=self._good.digest if self._good and self.serving else None,
             reason=failure.reason if failure else None,
-            message=failure.message[:MAX_MESSAGE] if failure else None,
+            message=failure.message[:MAX_SENTENCE] if failure else None,
             load_seconds=round(time.monotonic() - self._known_since, 3) if state == "Loaded" else None,
         )

@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.pods import DesiredAdapter, LoadedAdapter
 from finetune_api.reasons import ServingReason
 from finetune_gateway import metrics
-from finetune_gateway.adapter import MAX_MESSAGE, RETRY_SECONDS, loaded_name
+from finetune_gateway.adapter import RETRY_SECONDS, loaded_name
 from finetune_gateway.provider import SECRET_NOT_FOUND
 from finetune_gateway.routes import Routes, Target
 from finetune_gateway.server import ServerRefused, ServerUnreachable
@@ -155,6 +156,6 @@ class ProviderAdapter:
             state=state,
             digest=self._digest if self._target is not None and self._target.trouble is None else None,
             reason=reason,
-            message=message and message[:MAX_MESSAGE],
+            message=message and message[:MAX_SENTENCE],
             load_seconds=round(time.monotonic() - self._known_since, 3) if state == "Loaded" else None,
         )

@@ -13,6 +13,7 @@ from http import HTTPStatus
 from typing import Any, Literal
 
 from finetune_api.conditions import Condition, upsert
+from finetune_api.model import MAX_SENTENCE
 from finetune_operator.cache import JOB_UID_LABEL, OPERATOR, Manifest, labels_of
 from finetune_operator.cluster import ApiError, Cluster
 from finetune_operator.controllers import CONTROLLERS
@@ -212,7 +213,7 @@ class Actor:
 def failed_status(body: Manifest, error: Exception, now: datetime) -> Manifest:
     """An object's status with a failure of the operator in it."""
     status = body.get("status") or {}
-    message = f"The operator failed and tries again: {error}"[:1024]
+    message = f"The operator failed and tries again: {error}"[:MAX_SENTENCE]
     conditions = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
     for kind, value in FAILING[body["kind"]].items():
         condition = Condition(
@@ -283,7 +284,7 @@ def event_manifest(event: Event, now: datetime) -> Manifest:
         },
         "type": event.type,
         "reason": event.reason,
-        "message": event.message[:1024],
+        "message": event.message[:MAX_SENTENCE],
         "source": {"component": OPERATOR},
         "reportingComponent": OPERATOR,
         "firstTimestamp": time,

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, FiniteFloat
 
 from finetune_api.conditions import Conditions
-from finetune_api.model import ApiModel, Digest, Message, ShortText, Timestamp, Uri
+from finetune_api.model import MAX_SENTENCE, ApiModel, Digest, Message, ShortText, Timestamp, Uri
 from finetune_api.v1alpha1.provider import ProviderModel, ProviderStatus
 from finetune_api.v1alpha1.references import EarlierAdapter, SecretRef
 
@@ -30,7 +30,7 @@ class TrainerStatus(ApiModel):
     """Seconds left at the current speed."""
     metrics: Annotated[list[TrainerMetric], Field(max_length=64)] | None = None
     """Latest figures."""
-    message: Annotated[str, Field(max_length=1024)] | None = None
+    message: Annotated[str, Field(max_length=MAX_SENTENCE)] | None = None
     """What is not as it should be while training goes on, for example a store that does not take the checkpoints."""
     last_updated_time: Timestamp | None = None
     """When the pod said so."""
@@ -62,7 +62,7 @@ class Attempt(ApiModel):
     """When its image was first seen not to be pulled; none once its container runs."""
     outcome: Annotated[str, Field(max_length=64)] | None = None
     """Succeeded, or the reason it ended."""
-    message: Annotated[str, Field(max_length=1024)] | None = None
+    message: Annotated[str, Field(max_length=MAX_SENTENCE)] | None = None
     """What was seen, and what the next attempt changes."""
     counts: bool = True
     """Whether it counts against maxRetries; a lost pod does not."""

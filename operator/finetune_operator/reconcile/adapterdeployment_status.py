@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 from finetune_api.conditions import Condition, find, upsert
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.reasons import ServingReason
 from finetune_api.v1alpha1.adapterdeployment import AdapterDeploymentStatus
 from finetune_operator.plan import Event, StatusWrite, ref_of
@@ -10,7 +11,6 @@ from finetune_operator.reconcile.finding import Finding
 from finetune_operator.reconcile.pool_members import Member
 from finetune_operator.reconcile.pool_readiness import Verdict
 
-MESSAGE_LIMIT = 1024
 STALLED = frozenset(
     {
         ServingReason.UNSUPPORTED,
@@ -84,7 +84,7 @@ def judged(conditions: list[Condition], member: Member, verdict: Verdict, now: d
         finding = Finding(ServingReason.LOADING, "The server pods have not reported yet.")
     is_stalled = finding is not None and finding.reason in STALLED
     reason = finding.reason if finding else ServingReason.SERVING
-    message = finding.message[:MESSAGE_LIMIT] if finding else serving_message(verdict)
+    message = finding.message[:MAX_SENTENCE] if finding else serving_message(verdict)
     for type_, holds in (
         ("Ready", finding is None),
         ("Reconciling", finding is not None and not is_stalled),

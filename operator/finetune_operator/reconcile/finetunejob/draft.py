@@ -9,15 +9,13 @@ from typing import Any, Literal
 
 from finetune_api.artifacts import job_folder
 from finetune_api.conditions import Condition, find, is_true
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus, JobError
 from finetune_operator.cache import Manifest
 from finetune_operator.plan import Event, Plan, Ref, StatusWrite, ref_of
 from finetune_operator.reconcile.finetunejob.observation import Observation
-
-MESSAGE_LIMIT = 1024
-"""Of 4096 in the schema: a status is read by people, and etcd keeps all of them."""
 
 
 def timestamp(time: datetime) -> str:
@@ -90,7 +88,7 @@ class Draft:
             type=stage,
             status=status,
             reason=reason,
-            message=message[:MESSAGE_LIMIT],
+            message=message[:MAX_SENTENCE],
             last_transition_time=old.last_transition_time if old and old.status == status else timestamp(self.now),
             observed_generation=self.seen.body["metadata"].get("generation", 0),
         )
@@ -100,7 +98,7 @@ class Draft:
 
     def stand(self, state: str, message: str) -> None:
         """Say in the columns where the job stands."""
-        self.update(state=state, message=message[:MESSAGE_LIMIT])
+        self.update(state=state, message=message[:MAX_SENTENCE])
 
     def later(self, seconds: float) -> None:
         """Look again in so many seconds at the latest."""
@@ -128,7 +126,7 @@ class Draft:
 
     def fail(self, reason: Reason, message: str) -> None:
         """End the job without success."""
-        message = message[:MESSAGE_LIMIT]
+        message = message[:MAX_SENTENCE]
         self.condition(Stage.RUNNING, "False", reason, message)
         self.condition(Stage.FAILED, "True", reason, message)
         self.condition(Stage.STALLED, "True", reason, message)

@@ -10,6 +10,7 @@ from datetime import datetime
 from pydantic import ValidationError
 
 from finetune_api.conditions import Condition, upsert
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.reasons import Reason, Stage
 from finetune_api.v1alpha1.finetunejob import FineTuneJob, FineTuneJobSpec
 from finetune_api.v1alpha1.finetunejob_status import FineTuneJobStatus
@@ -19,7 +20,7 @@ from finetune_operator.plan import Plan, StatusWrite, ref_of
 from finetune_operator.reconcile import unreadable
 from finetune_operator.reconcile.finetunejob import earlier, finish, release, stages, start
 from finetune_operator.reconcile.finetunejob.checks import adapter_of, backend_of, method_of
-from finetune_operator.reconcile.finetunejob.draft import MESSAGE_LIMIT, Draft, timestamp
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 from finetune_operator.reconcile.finetunejob.finalizer import is_held
 from finetune_operator.reconcile.finetunejob.observation import Observation
 
@@ -75,7 +76,7 @@ def _base(draft: Draft) -> str:
 
 def _unreadable(seen: Observation, error: ValidationError, now: datetime) -> Plan:
     """Written under another version of the definition: say which fields, and leave everything else alone."""
-    message = unreadable.message(error)[:MESSAGE_LIMIT]
+    message = unreadable.message(error)[:MAX_SENTENCE]
     status = seen.body.get("status") or {}
     conditions = [Condition.model_validate(condition) for condition in status.get("conditions") or []]
     for kind, value in ((Stage.ACCEPTED, "False"), (Stage.STALLED, "True")):

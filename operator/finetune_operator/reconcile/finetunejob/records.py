@@ -1,10 +1,11 @@
 """The attempts as status.attempts has them: which there were, and how each ended."""
 
+from finetune_api.model import MAX_SENTENCE
 from finetune_api.pods import Stage
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.finetunejob_status import Attempt as Record
 from finetune_operator.reconcile.finetunejob.cause import Ending
-from finetune_operator.reconcile.finetunejob.draft import MESSAGE_LIMIT, Draft, timestamp
+from finetune_operator.reconcile.finetunejob.draft import Draft, timestamp
 
 MAX_RECORDS = 32
 SUCCEEDED = "Succeeded"
@@ -44,7 +45,7 @@ def succeeded_at(draft: Draft, stage: Stage) -> str | None:
 
 def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: bool) -> Record:
     """Write an attempt's end down."""
-    end = {"outcome": outcome, "message": message[:MESSAGE_LIMIT], "counts": counts}
+    end = {"outcome": outcome, "message": message[:MAX_SENTENCE], "counts": counts}
     closed = record.model_copy(update={"completion_time": timestamp(draft.now), **end})
     write_down(draft, closed)
     return closed
@@ -52,7 +53,7 @@ def close(draft: Draft, record: Record, outcome: str, message: str, *, counts: b
 
 def remember(draft: Draft, record: Record, outcome: str | None, message: str | None) -> Record:
     """Keep in an open attempt's record what its pod said while it is being deleted."""
-    return _keep(draft, record, outcome=outcome, message=message and message[:MESSAGE_LIMIT])
+    return _keep(draft, record, outcome=outcome, message=message and message[:MAX_SENTENCE])
 
 
 def pulling_in_vain_since(draft: Draft, record: Record, *, fails: bool) -> str | None:
