@@ -3,7 +3,6 @@
 It is no part of the development environment: `make mlflow` puts beside it what the client's package lacks (requirements/mlflow.in).
 """
 
-import hashlib
 import os
 import sys
 import time

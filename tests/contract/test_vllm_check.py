@@ -3,7 +3,6 @@
 vLLM is 130 MB, and no part of the development environment: `make vllm` puts it beside (requirements/vllm.in).
 """
 
-import hashlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import beside
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.matrix import ADAPTERS
 from finetune_api.servable import HIGHEST_RANK, servable
@@ -21,9 +21,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from tiny_models import write_tiny_llama
 
 ROOT = Path(__file__).parents[2]
-LOCK = ROOT / "requirements" / "vllm.txt"
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune-operator"
-VLLM = CACHE / f"vllm-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:12]}"
+VLLM = beside.folder_of("vllm")
 LOW: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0}
 VIRTUAL: dict[str, Any] = {"virtual_tokens": 4}
 SETTINGS: dict[AdapterType, dict[str, Any]] = {
