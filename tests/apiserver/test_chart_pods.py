@@ -14,8 +14,9 @@ import pytest
 from botocore.config import Config
 
 from demo.kubectl import Kubectl, Object, wait_until
+from demo.release import CHART
 from finetune_api.pods import REPORT_PATH
-from helm_release import CHART, Release, new_release
+from helm_release import Release, new_release
 
 pytestmark = pytest.mark.apiserver
 
