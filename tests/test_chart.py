@@ -275,6 +275,8 @@ def test_quick_start_keys_open_the_store() -> None:
 
 def test_quick_start_keys_can_be_given() -> None:
     given = {"accessKey": "12345", "secretKey": "0123456789"}
-    _, user = of_kind(rendered({"quickstart": {"enabled": True, **given}}), "Secret")
+    values = {"quickstart": {"enabled": True, **given}}
+    _, user = of_kind(rendered(values), "Secret")
+    assert rendered(values) == rendered(values), "as Argo CD renders, which sees no Secret of before"
     assert user["stringData"]["AWS_ACCESS_KEY_ID"] == "12345"
     assert user["stringData"]["AWS_SECRET_ACCESS_KEY"] == "0123456789"
