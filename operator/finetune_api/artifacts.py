@@ -222,6 +222,8 @@ class ResolvedAdapterSpec(ApiModel):
     virtual_tokens: int = 0
     frozen_layers: int = 0
     learning_rate_ratio: float = 1.0
+    experts: bool = False
+    """Those of a mixture learn too."""
     initial: EarlierAdapter | None = None
     """To go on from, by uri and digest."""
 

@@ -22,15 +22,19 @@ BY_ADAPTER: dict[AdapterType, tuple[Servable, str]] = {
 }
 
 
-def servable(method: str, adapter: AdapterType, rank: int = 1, *, new_tokens: bool = False) -> tuple[Servable, str]:
+def servable(
+    method: str, adapter: AdapterType, rank: int = 1, *, new_tokens: bool = False, experts: bool = False
+) -> tuple[Servable, str]:
     """How an artifact can be served, and why; ``rank`` is the highest of any layer, ``new_tokens`` whether it has a vocabulary of
-    its own."""
+    its own, ``experts`` whether those of a mixture learned."""
     if method in SCORERS:
         return "No", f"a model of method {method} gives scores, not text"
     if new_tokens:
         return "Merged", "it brings new tokens, and model servers keep the vocabulary of the base for all adapters"
     if adapter in BY_ADAPTER:
         return BY_ADAPTER[adapter]
+    if experts:
+        return "Merged", "it changes experts of a mixture, and model servers load low-rank updates of linear layers"
     if rank > HIGHEST_RANK:
         return "Merged", f"its rank {rank} is above {HIGHEST_RANK}, vLLM's highest"
     return "Adapter", f"a low-rank adapter of rank {rank}"

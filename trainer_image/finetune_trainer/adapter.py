@@ -13,8 +13,9 @@ import torch
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer import new_tokens
+from finetune_trainer.targets import ALL_LINEAR, REFUSED
 
-ALL_LINEAR = ("all-linear",)
+EVERYWHERE = (ALL_LINEAR,)
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
 """Where the name of a parameter says its layer."""
 PREFIX_SCALE = 0.1
@@ -45,17 +46,19 @@ def add_adapter(
         return model
     from peft import get_peft_model
 
-    _check_patterns(model, adapter)
+    linear = _linear_layers(model)  # PEFT may have changed them by the time it refuses
+    _check_patterns(model, adapter, linear)
     config = CONFIGS[adapter.type](model, adapter, task)
     if fresh.modules:
-        config.modules_to_save = config.exclude_modules = list(fresh.modules)
+        config.modules_to_save = list(fresh.modules)
+        config.exclude_modules = [*(config.exclude_modules or ()), *fresh.modules]
     if fresh.rows:
         config.trainable_token_indices = new_tokens.trained_rows(model, fresh.rows)
     torch.manual_seed(seed)
     try:
         tuned = get_peft_model(model, config)
     except ValueError as error:
-        raise _misfit(model, adapter, error) from error
+        raise _misfit(adapter, linear, error) from error
     if fresh.rows:
         new_tokens.settle_head(tuned)
     if adapter.type == "Prefix":
@@ -111,6 +114,7 @@ def _low_rank(model: Any, adapter: ResolvedAdapterSpec, task: str) -> Any:
         lora_alpha=adapter.alpha,
         lora_dropout=adapter.dropout,
         target_modules=_targets(model, adapter),
+        exclude_modules=_refused(model, adapter),
         rank_pattern=dict(adapter.rank_pattern),
         alpha_pattern=dict(adapter.alpha_pattern),
         layers_to_transform=list(adapter.layers) or None,
@@ -173,11 +177,17 @@ CONFIGS: dict[str, Callable[[Any, ResolvedAdapterSpec, str], Any]] = {
 
 
 def _targets(model: Any, adapter: ResolvedAdapterSpec) -> str | list[str]:
-    if adapter.target_modules != ALL_LINEAR:
+    if adapter.target_modules != EVERYWHERE:
         return list(adapter.target_modules)
     if adapter.layers:  # PEFT takes layers only with names
         return sorted({name.rpartition(".")[2] for name in _linear_layers(model)})
-    return "all-linear"
+    return ALL_LINEAR
+
+
+def _refused(model: Any, adapter: ResolvedAdapterSpec) -> list[str] | None:
+    """Left out of all linear layers, as PEFT does not take them."""
+    layers = REFUSED.get(model.config.model_type)
+    return list(layers) if layers and adapter.target_modules == EVERYWHERE else None
 
 
 def _linear_layers(model: Any) -> list[str]:
@@ -188,9 +198,8 @@ def _linear_layers(model: Any) -> list[str]:
     ]
 
 
-def _check_patterns(model: Any, adapter: ResolvedAdapterSpec) -> None:
+def _check_patterns(model: Any, adapter: ResolvedAdapterSpec, linear: list[str]) -> None:
     """PEFT passes over a pattern that names nothing, and over layers that are not there."""
-    linear = _linear_layers(model)
     for pattern in (*adapter.rank_pattern, *adapter.alpha_pattern):
         try:
             found = any(re.match(rf"(.*\.)?({pattern})$", name) for name in linear)
@@ -211,15 +220,16 @@ def _check_patterns(model: Any, adapter: ResolvedAdapterSpec) -> None:
         )
 
 
-def _misfit(model: Any, adapter: ResolvedAdapterSpec, error: ValueError) -> Failure:
+def _misfit(adapter: ResolvedAdapterSpec, linear: list[str], error: ValueError) -> Failure:
     said = str(error).splitlines()[0]
     if adapter.type in ("Prefix", "Prompt"):
         return Failure(Reason.CONFIG_INVALID, f"adapter {adapter.type} does not fit the base model ({said})")
-    suggestion = "name some of them in adapter.targetModules" if adapter.type == "IA3" else "or say all-linear"
+    needs_names = adapter.type == "IA3" or adapter.target_modules == EVERYWHERE
+    suggestion = "name some of them in adapter.targetModules" if needs_names else f"or say {ALL_LINEAR}"
     return Failure(
         Reason.CONFIG_INVALID,
         f"adapter.targetModules {list(adapter.target_modules)} do not fit the base model ({said}); "
-        f"its linear layers are {_names(_linear_layers(model))}, {suggestion}",
+        f"its linear layers are {_names(linear)}, {suggestion}",
     )
 
 

@@ -11,6 +11,7 @@ from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_stage.outcome import Places
 from finetune_storage import fetch_model, is_model_file, pin_model
 from finetune_trainer.memory import Shape, shape_of
+from finetune_trainer.targets import PLAIN, Linear, linear_layers
 from finetune_trainer.tokenizer import DEFAULT_POSITIONS
 
 CODE_FIELD = "auto_map"
@@ -49,6 +50,8 @@ class BaseFacts(NamedTuple):
     """Made from random weights."""
     shape: Shape | None = None
     """Sizes, where the architecture is one whose memory can be predicted."""
+    linear: Linear = PLAIN
+    """Layers that a low-rank adapter changes."""
     stateful: str = ""
     """Kind of its layers that carry a state along a sequence; empty: only attention reaches back."""
 
@@ -95,6 +98,7 @@ def inspect(base: ResolvedBaseModel, folder: Path, places: Places, method: Metho
         _parameters(config.num_hidden_layers, config.hidden_size, config.vocab_size) >= LARGE,
         random=False,
         shape=shape_of(config),
+        linear=linear_layers(config),
         stateful=stateful_layers(config),
     )
 

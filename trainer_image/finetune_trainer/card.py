@@ -132,7 +132,9 @@ def how_servable(resolved: Resolved) -> tuple[Servable, str]:
     """The mark of the artifact, and why."""
     adapter = resolved.adapter
     highest = max((adapter.rank, *adapter.rank_pattern.values()))
-    return servable(resolved.method, adapter.type, highest, new_tokens=bool(adapter.new_tokens))
+    return servable(
+        resolved.method, adapter.type, highest, new_tokens=bool(adapter.new_tokens), experts=adapter.experts
+    )
 
 
 def _evaluation(file: EvaluationFile | None) -> str:

@@ -79,6 +79,7 @@ def _inherited(config: dict[str, Any]) -> Inherited:
         rank_pattern=config.get("rank_pattern") or {},
         alpha_pattern=config.get("alpha_pattern") or {},
         layers=tuple(config.get("layers_to_transform") or ()),
+        experts=bool(config.get("target_parameters")),
     )
 
 

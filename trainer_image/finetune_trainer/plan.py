@@ -35,7 +35,7 @@ from finetune_api.v1alpha1.training import MethodSpec, TrainingSpec
 from finetune_trainer import sampling
 from finetune_trainer.choices import Choices as Choices
 from finetune_trainer.data.measuring import Lengths
-from finetune_trainer.plan_adapter import DROPOUT, learning_rate, resolved_adapter
+from finetune_trainer.plan_adapter import DROPOUT, check_deploy, learning_rate, resolved_adapter
 from finetune_trainer.plan_course import course
 from finetune_trainer.plan_evaluation import resolved_evaluation
 from finetune_trainer.plan_search import resolved_search
@@ -102,7 +102,10 @@ def _adapter(seen: Situation, choices: Choices) -> ResolvedAdapterSpec:
         choices.take("adapter.type", None, "Full" if is_text else "LoRA", reason)
         stated = AdapterSpec(type="Full" if is_text else "LoRA")
     usual = sampling.NO_DROPOUT if seen.method in SAMPLING_METHODS else DROPOUT
-    return resolved_adapter(stated, choices, usual, seen.inherited)
+    adapter = resolved_adapter(stated, choices, usual, seen.inherited, seen.base.linear)
+    if seen.spec.deploy is not None:
+        check_deploy(seen.method, adapter)
+    return adapter
 
 
 def _extent(seen: Situation, choices: Choices) -> Extent:

@@ -67,7 +67,7 @@ class AdapterSpec(ApiModel):
     alpha: Annotated[int, Field(ge=1, le=2048)] | None = None
     """Scale of the update, alpha / rank; left out, twice the rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout on the adapter's input; left out, 0.05."""
+    """Dropout on the adapter's input; left out, 0.05, and 0 where experts of a mixture learn, which cannot have it."""
     target_modules: Annotated[list[ShortText], Field(min_length=1, max_length=64)] | None = None
     """Names of the linear layers to adapt, or all-linear; left out, all-linear (IA3: keys, values and the last layer of the MLP)."""
     rank_pattern: (

@@ -5,15 +5,23 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import ResolvedAdapterSpec
+from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.adapter import AdapterSpec
-from finetune_trainer.plan import Choices
+from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
+from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.plan import Choices, decide
 from finetune_trainer.plan_adapter import learning_rate, resolved_adapter
+from finetune_trainer.sizing import Situation
+from finetune_trainer.targets import PLAIN, Linear
 from finetune_trainer.usual import USUAL
+from plan_builders import a_spec, lengths
+
+MIXTURE = Linear("attention, router and experts", frozenset({"gate_proj", "up_proj"}))
 
 
-def decided(**stated: Any) -> tuple[ResolvedAdapterSpec, dict[str, str]]:
+def decided(linear: Linear = PLAIN, **stated: Any) -> tuple[ResolvedAdapterSpec, dict[str, str]]:
     choices = Choices()
-    found = resolved_adapter(AdapterSpec.model_validate(stated), choices)
+    found = resolved_adapter(AdapterSpec.model_validate(stated), choices, linear=linear)
     return found, {choice.field: choice.value for choice in choices.made}
 
 
@@ -62,3 +70,27 @@ def test_what_is_stated_stays() -> None:
         layers=(1, 3),
         learning_rate_ratio=2.0,
     )
+
+
+def test_experts_learn_without_dropout() -> None:
+    found, made = decided(MIXTURE, type="QLoRA")
+    assert (found.dropout, found.experts, made) == (0.0, True, {**LOW, "adapter.dropout": "0"})
+    found, made = decided(MIXTURE, type="DoRA", targetModules=["q_proj"], layers=[1], dropout=0.1)
+    assert (found.dropout, found.experts) == (0.1, False), "attention alone has all that"
+    base = BaseFacts(ResolvedBaseModel(), 2048, is_large=False, random=False, linear=MIXTURE)
+    with pytest.raises(Failure, match="this one cannot be served so: it changes experts of a mixture"):
+        decide(Situation(a_spec(deploy={"name": "served"}), base, {"train": lengths(50)}), Choices())
+
+
+@pytest.mark.parametrize(
+    ("stated", "says"),
+    [
+        ({"dropout": 0.05}, r"adapter.dropout is 0.05, .* \['all-linear'\] reach on this base, .* set it to 0"),
+        ({"type": "DoRA"}, "adapter.type is DoRA, .* take LoRA, or name the layers of its attention alone"),
+        ({"layers": [0]}, "adapter.layers names some decoder layers, .* leave it out"),
+        ({"dropout": 0.05, "targetModules": ["q_proj", "experts.up_proj"]}, r"\['q_proj', 'experts.up_proj'\] reach"),
+    ],
+)
+def test_what_experts_cannot_have_is_refused(stated: dict[str, Any], says: str) -> None:
+    with pytest.raises(Failure, match=says):
+        decided(MIXTURE, **{"type": "LoRA", **stated})
