@@ -23,7 +23,7 @@ class Server:
     def __init__(self, *bodies: dict[str, Any]) -> None:
         self.bodies = {(body["kind"], body["metadata"]["name"]): body for body in bodies}
         self.patches: list[Any] = []
-        self.applied: list[Any] = []
+        self.applied: list[dict[str, Any]] = []
         self.meanwhile: Callable[[], None] = lambda: None
         """What happens while an object is created or applied."""
 

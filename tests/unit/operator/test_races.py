@@ -110,8 +110,12 @@ class Restored(Server):
 async def test_after_a_restored_backup_a_refused_state_gives_way_and_no_other(is_newer_seen: bool) -> None:
     server = Restored(stored("5"))
     actor, cache = an_actor(server, stored("900"))
-    if is_newer_seen:
-        server.meanwhile = lambda: cache.store("FineTuneJob", stored("901")) and None
+
+    def show() -> None:
+        if is_newer_seen:
+            cache.store("FineTuneJob", stored("901"))
+
+    server.meanwhile = show
     plan = Plan(statuses=(StatusWrite(ref_of(stored("900")), {"state": "New"}),))
     assert await actor._carry_out(plan) is False
     known = cache.get("FineTuneJob", "team", "bot")
