@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from finetune_stage.scores import Numbers, Statistic
+from finetune_stage.sums import Numbers, Statistic
 
 RESAMPLES = 10_000
 FEWEST_RESAMPLES = 1_000
@@ -30,20 +30,20 @@ def paired_difference(tuned: Statistic, other: Statistic, seed: int) -> Interval
 
 def paired_differences(pairs: Sequence[tuple[Statistic, Statistic]], seed: int) -> list[Interval]:
     """Of several metrics over the same rows, which are drawn once for all of them: each is what it is by itself."""
-    rows = len(pairs[0][0].rows)
+    rows = pairs[0][0].rows
     generator = np.random.default_rng(seed)
     drawn: list[list[Numbers]] = [[] for _ in pairs]
     for size in _sizes(resamples(rows), max(1, DRAWN_AT_A_TIME // rows)):
         places = generator.integers(0, rows, size=(size, rows)) + np.arange(size)[:, None] * rows
         times = np.bincount(places.ravel(), minlength=size * rows).reshape(size, rows).astype(np.float64)
         for found, (tuned, other) in zip(drawn, pairs, strict=True):
-            found.append(tuned.of_sums(times @ tuned.rows) - other.of_sums(times @ other.rows))
+            found.append(tuned.of_sums(tuned.drawn(times)) - other.of_sums(other.drawn(times)))
     return [_interval(found, *pair) for found, pair in zip(drawn, pairs, strict=True)]
 
 
 def _interval(drawn: list[Numbers], tuned: Statistic, other: Statistic) -> Interval:
     low, high = np.percentile(np.concatenate(drawn), BOUNDS)
-    value = tuned.of_sums(tuned.rows.sum(axis=0)) - other.of_sums(other.rows.sum(axis=0))
+    value = tuned.of_sums(tuned.total) - other.of_sums(other.total)
     return Interval(float(low), float(value), float(high))
 
 

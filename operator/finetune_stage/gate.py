@@ -12,13 +12,13 @@ from finetune_stage.scores import (
     SHARES,
     Gain,
     RowScore,
-    Statistic,
     SuiteScores,
     correct,
     figures,
     measured_rows,
     statistic,
 )
+from finetune_stage.sums import Statistic
 
 NO_ROWS = "no held-out rows to decide on: give dataset.test, dataset.validation or dataset.split"
 

@@ -5,16 +5,16 @@ evaluation.json is an :class:`EvaluationFile`: with its outcomes every figure an
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finetune_api.model import ApiModel
 from finetune_api.v1alpha1.evaluation import Metric
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_stage.overlap import BLEU_ORDERS, CHRF_ORDERS, bleu, chrf
+from finetune_stage.sums import Numbers, Statistic, of_marks, of_terms
 
 # Perplexity is e to the loss; beyond this loss it would not fit into a float.
 HIGHEST_LOSS = 700.0
@@ -136,18 +136,6 @@ class EvaluationFile(ApiModel):
         return all(result.passed for result in self.summary.gate or ())
 
 
-Numbers = NDArray[np.float64]
-
-
-class Statistic(NamedTuple):
-    """A metric as a function of sums over rows, so that rows can be drawn again at the cost of a product."""
-
-    rows: Numbers
-    """What each row adds: of shape (rows, terms)."""
-    of_sums: Callable[[Numbers], Any]
-    """Sums of shape (..., terms) -> figures of shape (...)."""
-
-
 def figures(scores: list[RowScore], metrics: Iterable[Metric]) -> dict[str, float]:
     """The metrics over all rows; the loss counts every token alike."""
     return {metric: _figure(scores, metric) for metric in metrics}
@@ -158,23 +146,23 @@ def _figure(scores: list[RowScore], metric: Metric) -> float:
         seconds = [score.seconds for score in scores if score.seconds is not None]
         return float(np.percentile(seconds, PERCENTILES[metric])) if seconds else 0.0
     found = statistic(scores, metric)
-    return float(found.of_sums(found.rows.sum(axis=0)))
+    return float(found.of_sums(found.total))
 
 
 def statistic(scores: list[RowScore], metric: Metric) -> Statistic:
     """The metric over these rows. A further metric that is a mean needs only :attr:`RowScore.values`."""
     if metric == "Loss":
-        return Statistic(_terms((score.nll, score.tokens) for score in scores), _ratio)
+        return of_terms(_terms((score.nll, score.tokens) for score in scores), _ratio)
     if metric == "Perplexity":
-        return Statistic(_terms((score.nll, score.tokens) for score in scores), _perplexity)
+        return of_terms(_terms((score.nll, score.tokens) for score in scores), _perplexity)
     if metric == "MacroF1":
-        return Statistic(_label_counts(scores), _macro_f1)
+        return _label_counts(scores)
     if metric == "Bleu":
-        return Statistic(_named_terms(scores, metric, 2 + 2 * BLEU_ORDERS), bleu)
+        return of_terms(_named_terms(scores, metric, 2 + 2 * BLEU_ORDERS), bleu)
     if metric == "Chrf":
-        return Statistic(_named_terms(scores, metric, 3 * CHRF_ORDERS), chrf)
+        return of_terms(_named_terms(scores, metric, 3 * CHRF_ORDERS), chrf)
     values = row_values(scores, metric)
-    return Statistic(_terms((0, 0) if value is None else (value, 1) for value in values), _ratio)
+    return of_terms(_terms((0, 0) if value is None else (value, 1) for value in values), _ratio)
 
 
 def row_values(scores: list[RowScore], metric: Metric) -> list[float | None]:
@@ -216,21 +204,17 @@ def _perplexity(sums: Numbers) -> Any:
     return np.exp(np.minimum(_ratio(sums), HIGHEST_LOSS))
 
 
-def _label_counts(scores: list[RowScore]) -> Numbers:
-    """For each label whether it is right and predicted, predicted, right."""
-    labels = _labels(scores)
-    return np.array(
-        [
-            [
-                float(hit)
-                for label in labels
-                for right, said in [(label in _right(score), label in _said(score))]
-                for hit in (right and said, said, right)
-            ]
-            for score in scores
-        ],
-        dtype=np.float64,
+def _label_counts(scores: list[RowScore]) -> Statistic:
+    """MacroF1: for each label how often it is right and predicted, predicted, right."""
+    places = {label: 3 * place for place, label in enumerate(_labels(scores))}
+    marks = (
+        (places[label] + kind, row)
+        for row, score in enumerate(scores)
+        for right, said in [(set(_right(score)), set(_said(score)) & places.keys())]
+        for kind, labels in enumerate((right & said, said, right))
+        for label in labels
     )
+    return of_marks(marks, len(scores), 3 * len(places), _macro_f1)
 
 
 def _labels(scores: list[RowScore]) -> list[str]:
@@ -251,7 +235,7 @@ def label_figures(scores: list[RowScore]) -> dict[str, LabelFigures] | None:
     if all(score.label is None for score in scores):
         return None
     found: dict[str, LabelFigures] = {}
-    sums = _label_counts(scores).sum(axis=0).reshape(-1, 3)
+    sums = _label_counts(scores).total.reshape(-1, 3)
     for label, (both, said, right) in zip(_labels(scores), sums.tolist(), strict=True):
         found[label] = LabelFigures(
             rows=int(right),

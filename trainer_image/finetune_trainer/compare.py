@@ -106,7 +106,7 @@ def _evaluated(rows: HeldOut, max_length: int, numerics: Numerics, score: Score)
     def measure(model: Any) -> Sums:
         with at_rest(model), in_step(model, rows.world):
             scores = score(model, exam, numerics)
-        return Sums(*statistic(scores, "Loss").rows.sum(axis=0).tolist())
+        return Sums(*statistic(scores, "Loss").total.tolist())
 
     return measure
 

@@ -1,7 +1,9 @@
 """The gate passes what is truly better, and nothing else."""
 
+import tracemalloc
 from typing import Any
 
+import numpy as np
 import pytest
 
 from finetune_api.v1alpha1.evaluation import GateRule, Metric
@@ -147,6 +149,22 @@ def test_macro_f1_of_several_classes_is_the_mean_over_classes_not_over_sets() ->
     ]
     # a: two of three sayings right, both rows found; b: one saying, right, one of two rows found.
     assert figures(rows, ["MacroF1"])["MacroF1"] == pytest.approx((4 / 5 + 2 / 3) / 2)
+
+
+def test_macro_f1_of_many_rows_and_classes_takes_no_memory_for_all_pairs_of_them() -> None:
+    names = [f"class {place}" for place in range(500)]
+    rows = [
+        RowScore(id="x", nll=1, tokens=1, label=names[row % 500], predicted=names[(row + row % 2) % 500])
+        for row in range(5_000)
+    ]
+    tracemalloc.start()
+    found, (_, most) = statistic(rows, "MacroF1"), tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * 2**20, "every pair would be 20 MiB a count"
+    # Even classes are found, and are said for the odd ones before them too; odd ones are never said.
+    assert found.of_sums(found.total) == pytest.approx(0.5 * 2 / 3)
+    once = np.ones((2, 5_000)) * [[1], [3]]
+    assert found.drawn(once).tolist() == [found.total.tolist(), (3 * found.total).tolist()]
 
 
 def test_both_ways_to_draw_rows_agree() -> None:
