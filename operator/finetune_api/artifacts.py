@@ -13,6 +13,7 @@
 The digest of an artifact is the sha256 of the bytes of its folder's manifest.json.
 """
 
+from datetime import date
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -290,6 +291,8 @@ class Resolved(ApiModel):
     """The settings of the method: its member, filled in."""
     format: PreparedFormat
     """Shape of the prepared rows."""
+    day: date | None = None
+    """Of the prepare stage, where the base's chat template asks for the date: both stages tell it this one."""
     base_model: ResolvedBaseModel
     from_config: FromConfig | None = None
     reward_model: ResolvedRewardModel | None = None

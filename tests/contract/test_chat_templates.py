@@ -1,15 +1,27 @@
 """Chat templates as bases have them, with a real tokenizer: several by name, without ends of turns, that refuse rows, with a clock."""
 
+import hashlib
+from datetime import UTC, date, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trl
+from transformers import LlamaForCausalLM
 
+from finetune_api.artifacts import PreparedSuite
 from finetune_api.reasons import Failure, Reason
+from finetune_stage.outcome import Places
+from finetune_stage.rows import Row
+from finetune_storage import Store
+from finetune_trainer import recipe, suites
 from finetune_trainer.chat_template import Refused
 from finetune_trainer.data.tokenizing import ToolCheck
 from finetune_trainer.encode import IGNORED, encoder, stop_tokens
+from finetune_trainer.world import World
+from json_lines import jsonl
+from prepare_stage import CHAT, Prepare, resolved_of
 from tiny_models import CHAT_TEMPLATE, tiny_tokenizer
 
 ASKED, ANSWERED = {"role": "user", "content": "red thing 1?"}, {"role": "assistant", "content": "red"}
@@ -72,6 +84,64 @@ class TestRefusing:
             Failure, match=r"tool_calls \(paint\), and the base model's chat template does not write them"
         ):
             ToolCheck(tokenizer_with(arguments), "{{ 'paint' }}").check(row)
+
+
+class TestWithClock:
+    DAY = date(2026, 1, 31)
+    TEMPLATE = "{{ strftime_now('%d %b %Y %H:%M') + '\\n' }}" + CHAT_TEMPLATE
+
+    def resolved(self, **members: Any) -> Any:
+        training = {
+            "assistant_only_loss": True,
+            "evaluate_every_steps": None,
+            "max_length": 48,
+            "packing": False,
+            "seed": 1,
+        }
+        adapter = SimpleNamespace(new_tokens=[], virtual_tokens=0)
+        members = {"method": "sft", "format": "Messages", "adapter": adapter, "day": self.DAY} | members
+        return SimpleNamespace(**members, training=SimpleNamespace(**training))
+
+    def test_every_attempt_tells_the_template_the_day_of_the_prepare_stage(
+        self, tmp_path: Path, tiny_llama: Path
+    ) -> None:
+        tokenizer = tokenizer_with(self.TEMPLATE)
+        model = LlamaForCausalLM.from_pretrained(tiny_llama)
+        base: Any = SimpleNamespace(tokenizer=tokenizer, model=model, writes=True)
+        data = jsonl([ROW])
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "suite.jsonl").write_bytes(data)
+        suite = PreparedSuite(
+            name="exam",
+            file="data/suite.jsonl",
+            sha256=hashlib.sha256(data).hexdigest(),
+            rows=1,
+            format="Messages",
+            metrics=["Loss"],
+            max_new_tokens=8,
+        )
+        inputs: Any = SimpleNamespace(
+            resolved=self.resolved(suites=[suite]),
+            splits={"train": [Row("1", ROW)]},
+            places=Places(work_dir=tmp_path),
+            store=None,
+        )
+        chats, dataset, _, _ = recipe._material(inputs, base, World())
+        asked = suites.exams(inputs, base)["exam"].encoder
+        for ids in (dataset[0]["input_ids"], chats.answer(ROW).input_ids, chats.prompt(ROW), asked.prompt(ROW)):
+            assert tokenizer.decode(ids).startswith("31 Jan 2026 00:00\n")
+
+    def test_the_day_is_kept_where_the_template_asks_for_it(self, prepare: Prepare, store: Store) -> None:
+        store.put("base/chat_template.jinja", self.TEMPLATE.encode())
+        before = datetime.now(UTC).date()
+        prepare([CHAT]).prepared  # noqa: B018
+        day = resolved_of(store).day
+        assert day is not None
+        assert before <= day <= datetime.now(UTC).date()
+        assert day.strftime("%d %b %Y") in store.get("out/team-a/job/uid-1/data/preview.txt").decode().replace("|", "")
+        store.put("base/chat_template.jinja", CHAT_TEMPLATE.encode())
+        prepare([CHAT]).prepared  # noqa: B018
+        assert resolved_of(store).day is None
 
 
 class TestWithoutEnds:

@@ -3,6 +3,10 @@
 Used by :mod:`finetune_trainer.encode`.
 """
 
+import json
+import re
+from datetime import date, datetime, time
+from functools import cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -14,6 +18,8 @@ ASKED, ANSWERED = {"role": "user", "content": "a question"}, {"role": "assistant
 UNWRITTEN = (TemplateError, TypeError)
 """What a template ends in that refuses messages, or expects them otherwise."""
 LONGEST_REASON = 200
+CLOCK = re.compile(r"""\bstrftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+"""How templates ask for the date."""
 
 
 class Refused(Failure):
@@ -25,11 +31,28 @@ class Refused(Failure):
         super().__init__(Reason.DATA_INVALID, f"the base model's chat template refuses a row's messages ({self.why})")
 
 
-def written(tokenizer: Any, messages: list[dict[str, Any]], **options: Any) -> Any:
-    """The tokens of messages, as the template writes them. Raises Refused."""
+def asks_for_the_date(tokenizer: Any) -> bool:
+    """Whether a template writes the day into conversations, as Llama 3.2's does: then tokens are others tomorrow."""
+    found = tokenizer.chat_template
+    templates = found.values() if isinstance(found, dict) else [found or ""]
+    return any(CLOCK.search(template) for template in templates)
+
+
+@cache
+def on_day(template: str, day: date) -> str:
+    """The template with the day in the places where it asks for the date."""
+    return CLOCK.sub(lambda asked: json.dumps(datetime.combine(day, time()).strftime(asked["format"])), template)
+
+
+def written(
+    tokenizer: Any, messages: list[dict[str, Any]], template: str | None, day: date | None, **options: Any
+) -> Any:
+    """The tokens of messages, as a template writes them (None: the tokenizer's own) on a day (None: today). Raises Refused."""
     default_template(tokenizer)
+    if day is not None:  # transformers lets no clock but its own into a template
+        template = on_day(tokenizer.get_chat_template(template, options["tools"]), day)
     try:
-        return tokenizer.apply_chat_template(messages, return_dict=True, **options)
+        return tokenizer.apply_chat_template(messages, chat_template=template, return_dict=True, **options)
     except UNWRITTEN as error:
         raise Refused(error) from error
 

@@ -7,6 +7,7 @@ with its end token, which it gets where the chat template writes none; a prompt 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
@@ -66,6 +67,8 @@ class Encoder:
     """Tokens the base's vocabulary was given beside its words: ends of turns are among them."""
     end: int | None = None
     """What ends an answer where the chat template ends the last turn of a conversation with nothing; None where it does end it."""
+    day: date | None = None
+    """What chat templates that ask for the date are told; None: today."""
 
     def training(self, fields: Fields) -> Example:
         """A row to learn from; of a preference the longer side, of a text to classify all tokens."""
@@ -130,8 +133,9 @@ class Encoder:
         rendered = written(
             self.tokenizer,
             fields["messages"],
+            self.training_template,
+            self.day,
             tools=fields.get("tools"),
-            chat_template=self.training_template,
             return_assistant_tokens_mask=True,
         )
         pairs = zip(rendered["input_ids"], rendered["assistant_masks"], strict=True)
@@ -157,8 +161,8 @@ class Encoder:
 
     def _rendered(self, fields: Fields, messages: list[Fields], *, add_generation_prompt: bool = False) -> list[int]:
         """By the tokenizer's own template, which writes every special token itself."""
-        tools = fields.get("tools")
-        rendered = written(self.tokenizer, messages, tools=tools, add_generation_prompt=add_generation_prompt)
+        asked = {"tools": fields.get("tools"), "add_generation_prompt": add_generation_prompt}
+        rendered = written(self.tokenizer, messages, None, self.day, **asked)
         return list(rendered["input_ids"])
 
     def _closed(self, text: str) -> list[int]:
@@ -179,9 +183,15 @@ class Encoder:
         return ids[:-1] if added else ids
 
 
-def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tokens: Sequence[str] = ()) -> Encoder:
-    """The encoder of a format; ``new_tokens``, which the job adds, are parts of texts. Raises Failure where the tokenizer cannot
-    express the format."""
+def encoder(
+    tokenizer: Any,
+    format_: PreparedFormat,
+    answers_only: bool,
+    new_tokens: Sequence[str] = (),
+    day: date | None = None,
+) -> Encoder:
+    """The encoder of a format; ``new_tokens``, which the job adds, are parts of texts; ``day`` is the prepare stage's. Raises Failure
+    where the tokenizer cannot express the format."""
     if tokenizer.eos_token_id is None and not (format_ == "Classification" and tokenizer.sep_token_id is not None):
         raise Failure(Reason.CONFIG_INVALID, "the base model's tokenizer has no end-of-text token (eos_token)")
     template = None
@@ -190,7 +200,7 @@ def encoder(tokenizer: Any, format_: PreparedFormat, answers_only: bool, new_tok
         template = training_template(tokenizer) if answers_only else None
         check_texts(tokenizer, template)
     markers = _markers(tokenizer, new_tokens)
-    return Encoder(tokenizer, format_, answers_only, template, markers, missing_end(tokenizer, markers))
+    return Encoder(tokenizer, format_, answers_only, template, markers, missing_end(tokenizer, markers), day)
 
 
 def _markers(tokenizer: Any, new_tokens: Sequence[str]) -> frozenset[int]:

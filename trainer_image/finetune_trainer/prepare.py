@@ -1,12 +1,13 @@
 """The prepare stage: check everything that can be checked without a GPU, and decide every value left out.
 
 Writes the prepared rows and resolved.json below the job's folder; the train stage reads only those. Equal inputs give
-equal bytes, so that a second attempt changes nothing. Called by :mod:`finetune_trainer.__main__`.
+equal bytes, so that a second attempt changes nothing (but the day, where the base's chat template asks for it). Called by :mod:`finetune_trainer.__main__`.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, date, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +45,7 @@ from finetune_stage.report import Reporter, destination
 from finetune_storage import Store, commit_folder, digest_of, document, sha256_of
 from finetune_trainer import base_model, delegation, initial, new_tokens, previous, reward_model
 from finetune_trainer.base_model import BaseFacts
+from finetune_trainer.chat_template import asks_for_the_date
 from finetune_trainer.data.classes import Classes, classes_of
 from finetune_trainer.data.contamination import guarded_suite
 from finetune_trainer.data.examining import Examined, Looking, examine
@@ -73,6 +75,7 @@ class Checked(NamedTuple):
     sources: list[SourceFile]
     suites: list[PreparedSuite]
     reward_model: ResolvedRewardModel | None
+    day: date | None
 
 
 def run(config: JobConfig, places: Places) -> Outcome:
@@ -94,10 +97,10 @@ def run(config: JobConfig, places: Places) -> Outcome:
         scorer = reward_model.pinned(config, base.pinned, tokenizer, places)
         config, inherited = _with_initial(config, base.pinned, places)
         suites = prepare_suites(config.spec.evaluation or EvaluationSpec(), places, tokenizer)
-        checked = Checked(
-            base, data, _examined(config, places, Reading(data, tokenizer, suites), progress), sources, suites, scorer
-        )
-    plan = decide(Situation(config.spec, base, checked.found.lengths, _classes(config, data), inherited), choices)
+        day = datetime.now(UTC).date() if asks_for_the_date(tokenizer) else None
+        found = _examined(config, places, Reading(data, tokenizer, suites, day), progress)
+        checked = Checked(base, data, found, sources, suites, scorer, day)
+    plan = decide(Situation(config.spec, base, found.lengths, _classes(config, data), inherited), choices)
     return _publish(config, checked, plan, choices, store, places)
 
 
@@ -147,12 +150,13 @@ class Reading(NamedTuple):
     data: Prepared
     tokenizer: Any
     suites: list[PreparedSuite]
+    day: date | None
 
 
 def _examined(config: JobConfig, places: Places, reading: Reading, progress: Progress) -> Examined:
     """Every row tokenised as the train stage will, and looked through; the first ones are written down for a person."""
     data = reading.data
-    tokens = encoder(reading.tokenizer, data.format, answers_only(config.spec), _new_tokens(config))
+    tokens = encoder(reading.tokenizer, data.format, answers_only(config.spec), _new_tokens(config), reading.day)
     quality = config.spec.dataset.quality or Quality()
     suites = [guarded_suite(suite, places) for suite in quality.suites or ()]
     suites += guarded(reading.suites, places)
@@ -248,6 +252,7 @@ def _publish(
             method=method,
             method_settings=plan.method,
             format=checked.data.format,
+            day=checked.day,
             base_model=checked.base.pinned,
             from_config=config.spec.base_model.from_config,
             reward_model=checked.reward_model,

@@ -130,7 +130,7 @@ def _material(inputs: Inputs, base: Any, world: World) -> tuple[Any, Any, Any, l
 
     resolved, rows = inputs.resolved, [row.fields for row in inputs.splits["train"]]
     answers_only, new_tokens = resolved.training.assistant_only_loss, resolved.adapter.new_tokens
-    encoder = encode.encoder(base.tokenizer, resolved.format, answers_only, new_tokens)
+    encoder = encode.encoder(base.tokenizer, resolved.format, answers_only, new_tokens, resolved.day)
     dataset = methods.load(resolved.method).dataset(encoder, rows, resolved)
     watched = HeldOut(encoder, inputs.splits["validation"], world) if resolved.training.evaluate_every_steps else None
     ends = base.model.generation_config.eos_token_id if base.writes else None

@@ -44,7 +44,8 @@ def _exam(inputs: Inputs, suite: PreparedSuite, base: Any) -> Exam:
     rows = read_file(inputs.store, inputs.places, suite.file, suite.sha256)
     learned, most = inputs.resolved.adapter.virtual_tokens, positions(base.model)
     longest = LONGEST_ROW if most is None else min(LONGEST_ROW, most - learned)
-    encode = encoder(base.tokenizer, suite.format, answers_only=False, new_tokens=inputs.resolved.adapter.new_tokens)
+    new_tokens, day = inputs.resolved.adapter.new_tokens, inputs.resolved.day
+    encode = encoder(base.tokenizer, suite.format, answers_only=False, new_tokens=new_tokens, day=day)
     return Exam(
         encoder=encode,
         split=suite.name,
