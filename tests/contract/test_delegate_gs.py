@@ -1,6 +1,5 @@
 """Rows that lie in gs:// already: prepared by the trainer, and read by Vertex where they lie. Google is played (vertex_stand_in)."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +17,10 @@ from finetune_trainer import prepare
 from json_lines import jsonl
 from prepared_jobs import UID, colour_chats, job_store
 from stand_in import Fault
-from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex, write_credentials
+from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex
 
 JOBS = f"/v1(beta1)?/{PARENT}/tuningJobs"
 ROLES = {"user": "user", "assistant": "model"}
-
-
-@pytest.fixture
-def vertex() -> Iterator[Vertex]:
-    service = Vertex()
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def secrets_dir(secret: Path, vertex: Vertex) -> Path:
-    write_credentials(secret.parent / "google", vertex)
-    return secret.parent
 
 
 def in_vertexs_shape(rows: list[dict[str, Any]]) -> bytes:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from finetune_delegate import patience, recipe, vertex_service
 from prepared_jobs import UID
 from report_server import ReportServer
 from stand_in import Fault
-from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex, write_credentials
+from vertex_stand_in import BASE, LOCATION, PARENT, PROJECT, Vertex
 
 ROOT = f"/v1(beta1)?/{PARENT}"
 JOBS = f"{ROOT}/tuningJobs"
@@ -26,19 +25,6 @@ ONE = f"{JOBS}/[0-9]+"
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(vertex_service, "RENEWAL_SECONDS", 0.05)
-
-
-@pytest.fixture
-def vertex() -> Iterator[Vertex]:
-    service = Vertex()
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def secrets_dir(secret: Path, vertex: Vertex) -> Path:
-    write_credentials(secret.parent / "google", vertex)
-    return secret.parent
 
 
 def a_job(bucket: str, secrets_dir: Path, vertex: Vertex, base: str = BASE, **more: Any) -> JobConfig:
