@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import Resolved, ResolvedAdapterSpec
+from finetune_api.artifacts import Manifest, Resolved, ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
-from finetune_api.v1alpha1.adapter import AdapterType
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile, RowScore
 from finetune_storage import fetch_folder
@@ -32,55 +31,72 @@ def published(config: JobConfig, secret: Path) -> EvaluationFile:
     return EvaluationFile.model_validate_json(job_store(config, secret.parent).get("evaluation.json"))
 
 
+def weights(config: JobConfig, secret: Path) -> dict[str, str]:
+    """sha256 of every safetensors file of the artifact."""
+    manifest = Manifest.model_validate_json(job_store(config, secret.parent).get("manifest.json"))
+    found = {each.path: each.sha256 for each in manifest.files if each.path.endswith(".safetensors")}
+    assert found
+    return found
+
+
 def fetched(config: JobConfig, secret: Path, dest: Path, key: str) -> Path:
     """A committed folder of the job, verified."""
     fetch_folder(job_store(config, secret.parent), key, dest, None)
     return dest
 
 
+def resolved(config: JobConfig, secret: Path) -> Resolved:
+    """resolved.json."""
+    return Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
+
+
 def scores_texts(config: JobConfig, secret: Path) -> bool:
     """Whether the job's model has a head."""
-    return json.loads(job_store(config, secret.parent).get("resolved.json"))["method"] in ("reward", "classification")
+    return resolved(config, secret).method in ("reward", "classification")
 
 
-def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path, adapter: AdapterType) -> tuple[Any, Any]:
+def loaded(config: JobConfig, secret: Path, tmp_path: Path, base: Path) -> tuple[Any, Any]:
     """The published model and its tokenizer, made of the artifact's files and the base's."""
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 
-    from finetune_trainer.head import load_scorer
+    from finetune_trainer.head import keep_quantised_weights_in_place, load_scorer
 
-    key = "model" if adapter == "Full" else "adapter"
-    fetch_folder(job_store(config, secret.parent), key, tmp_path / key, None)
-    if (tmp_path / key / "config.json").exists() and scores_texts(config, secret):
-        return load_scorer(tmp_path / key, base, "cpu", adapter), AutoTokenizer.from_pretrained(base)
+    adapter = resolved(config, secret).adapter.type
+    folder = fetched(config, secret, tmp_path / "published", "model" if adapter == "Full" else "adapter")
+    if scores_texts(config, secret):
+        return load_scorer(folder, base, "cpu", adapter), AutoTokenizer.from_pretrained(base)
     if adapter == "Full":
-        return AutoModelForCausalLM.from_pretrained(tmp_path / key), AutoTokenizer.from_pretrained(tmp_path / key)
-    assert not [path for path in (tmp_path / key).rglob("*") if path.is_dir()], "one adapter, and no copy beside it"
+        return AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert not [path for path in folder.rglob("*") if path.is_dir()], "one adapter, and no copy beside it"
     quantised = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype="float32"
     )
     model = AutoModelForCausalLM.from_pretrained(base, quantization_config=quantised if adapter == "QLoRA" else None)
-    return PeftModel.from_pretrained(model, tmp_path / key), AutoTokenizer.from_pretrained(base)
+    keep_quantised_weights_in_place(model)
+    model = PeftModel.from_pretrained(model, folder)
+    model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model, AutoTokenizer.from_pretrained(base)
 
 
 def scores(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> list[RowScore]:
-    """The held-out rows under a model, by the method's own measure."""
-    from finetune_trainer import methods
+    """The held-out rows under a model, by the method's own measure and with the job's metrics."""
+    from finetune_trainer import methods, rewards
     from finetune_trainer.encode import encoder
     from finetune_trainer.evaluate import Exam
     from finetune_trainer.machine import Numerics
 
-    resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
+    job = resolved(config, secret)
     ids = [each.id for each in published(config, secret).tuned]
     exam = Exam(
-        encoder=encoder(tokenizer, resolved.format, False),
+        encoder=encoder(tokenizer, job.format, job.training.assistant_only_loss),
         split="test",
         rows=[Row(id_, row) for id_, row in zip(ids, rows, strict=True)],
-        metrics=frozenset(),
-        labels=(),
-        max_length=resolved.training.max_length,
-        max_new_tokens=0,
-        stop_tokens=[],
+        metrics=frozenset(job.evaluation.metrics or ()),
+        labels=tuple(job.evaluation.labels or ()),
+        max_length=job.training.max_length,
+        max_new_tokens=job.evaluation.max_new_tokens or 0,
+        stop_tokens=[] if scores_texts(config, secret) else model.generation_config.eos_token_id,
+        judge=rewards.judge(job.method_settings),
     )
-    return methods.load(resolved.method).score(model, exam, Numerics("cpu", bf16=False))
+    return methods.load(job.method).score(model, exam, Numerics("cpu", bf16=False))

@@ -56,7 +56,7 @@ def test_classes_are_learned_and_the_files_alone_know_them_too(
     )
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.gate_passed, trained.evaluation
-    model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+    model, tokenizer = loaded(config, secret, tmp_path, base)
     assert model.config.id2label == dict(enumerate(sorted(COLOURS)))
     found, stored = scores(model, tokenizer, rows["test"], config, secret), published(config, secret).tuned
     assert [each.nll for each in found] == pytest.approx([each.nll for each in stored], abs=1e-3)

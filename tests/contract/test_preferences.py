@@ -98,7 +98,7 @@ class TestDpo:
         assert trained.gate_passed, trained.evaluation
         assert trained.loss is not None
         assert trained.loss < math.log(2) / 2, "without a difference to the reference it is ln 2"
-        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        model, tokenizer = loaded(config, secret, tmp_path, base)
         assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
         if adapter.type != "Full":
             with model.disable_adapter():
@@ -190,7 +190,7 @@ class TestReward:
         assert trained.gate_passed, trained.evaluation
         assert trained.evaluation is not None
         assert trained.evaluation.tuned["Loss"] < math.log(2) / 2, "without a preference it is ln 2"
-        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        model, tokenizer = loaded(config, secret, tmp_path, base)
         assert_same(scores(model, tokenizer, ROWS["test"], config, secret), published(config, secret).tuned)
         assert model.config.id2label == {0: "reward"}
 
@@ -251,7 +251,7 @@ class TestOrpoAndKto:
         )
         trained = train_here(config, secret.parent, tmp_path / "work")
         assert trained.gate_passed, trained.evaluation
-        model, tokenizer = loaded(config, secret, tmp_path, base, adapter.type)
+        model, tokenizer = loaded(config, secret, tmp_path, base)
         found, stored = scores(model, tokenizer, rows["test"], config, secret), published(config, secret).tuned
         assert [each.nll for each in found] == pytest.approx([each.nll for each in stored], abs=1e-3)
         assert [each.id for each in found if each.margin is not None] == [

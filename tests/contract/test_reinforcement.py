@@ -1,21 +1,17 @@
 """Methods that learn from rewards on answers of their own: the reward rises, what is published is what was evaluated, an
 interrupted run takes the course of an uninterrupted one."""
 
-import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import Manifest, Resolved, ResolvedAdapterSpec
+from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import JobConfig
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_api.v1alpha1.reinforcement import ExactMatchReward, GrpoMethod, RewardSpec
 from finetune_api.v1alpha1.training import MethodSpec
-from finetune_stage.rows import Row
-from finetune_stage.scores import RowScore
-from finetune_storage import fetch_folder
 from learned_base import write_half_trained_llama
 from prepared_jobs import (
     FULL,
@@ -27,7 +23,7 @@ from prepared_jobs import (
     train_here,
     training,
 )
-from published_models import metrics, published
+from published_models import loaded, metrics, published, scores, weights
 
 LORA = ResolvedAdapterSpec(type="LoRA", rank=16, alpha=32, dropout=0.0)
 CHATS = {"train": colour_chats(24), "test": colour_chats(12, 200)}
@@ -62,47 +58,6 @@ def prepared(bucket: str, secret: Path, base: Path, method: MethodSpec, **change
     )
 
 
-def scored_again(config: JobConfig, secret: Path, work: Path) -> list[RowScore]:
-    """The held-out rows under a model made from the published files alone."""
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
-
-    from finetune_trainer.encode import encoder
-    from finetune_trainer.evaluate import Exam, score
-    from finetune_trainer.head import keep_quantised_weights_in_place
-    from finetune_trainer.machine import Numerics
-    from finetune_trainer.rewards import judge
-
-    store = job_store(config, secret.parent)
-    resolved = Resolved.model_validate_json(store.get("resolved.json"))
-    is_full = resolved.adapter.type == "Full"
-    folder = work / "published"
-    fetch_folder(store, "model" if is_full else "adapter", folder, None)
-    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder if is_full else work / "base",
-        quantization_config=quantised if resolved.adapter.type == "QLoRA" else None,
-    )
-    if resolved.adapter.type == "QLoRA":
-        keep_quantised_weights_in_place(model)
-    if not is_full:
-        model = PeftModel.from_pretrained(model, folder)
-    model.generation_config = GenerationConfig.from_pretrained(folder)
-    rows = [json.loads(line) for line in store.get("data/test.jsonl").splitlines()]
-    exam = Exam(
-        encoder=encoder(AutoTokenizer.from_pretrained(work / "base"), resolved.format, False),
-        split="test",
-        rows=[Row(str(place), row) for place, row in enumerate(rows)],
-        metrics=frozenset(resolved.evaluation.metrics or ()),
-        labels=(),
-        max_length=resolved.training.max_length,
-        max_new_tokens=NEW_TOKENS,
-        stop_tokens=model.generation_config.eos_token_id,
-        judge=judge(resolved.method_settings),
-    )
-    return score(model, exam, Numerics("cpu", bf16=False))
-
-
 @pytest.mark.parametrize(
     ("method", "adapter", "learning_rate"),
     [
@@ -124,7 +79,7 @@ def test_the_reward_rises_and_what_is_published_is_what_was_evaluated(
     assert last > first + 0.1
     assert {"kl", "answerTokens", "unendedShare"} <= lines[-1].keys()
     stored = published(config, secret).tuned
-    found = scored_again(config, secret, tmp_path / "work")
+    found = scores(*loaded(config, secret, tmp_path, base), CHATS["test"], config, secret)
     assert [row.reward for row in found] == [row.reward for row in stored]
     assert [row.nll for row in found] == pytest.approx([row.nll for row in stored], abs=1e-3)
     keys = [key for key in job_store(config, secret.parent).list() if key.endswith(".safetensors")]
@@ -177,11 +132,3 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert weights(broken, secret) == weights(whole, secret)
     figures = [[(line["step"], line["loss"], line["reward"]) for line in metrics(each, secret)] for each in configs]
     assert figures[0] == figures[1]
-
-
-def weights(config: JobConfig, secret: Path) -> dict[str, str]:
-    """sha256 of every safetensors file of the artifact."""
-    manifest = Manifest.model_validate_json(job_store(config, secret.parent).get("manifest.json"))
-    found = {each.path: each.sha256 for each in manifest.files if each.path.endswith(".safetensors")}
-    assert found
-    return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
+from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.pods import JobConfig, Summary
 from finetune_api.reasons import Reason
 from finetune_api.v1alpha1.methods import ClassificationMethod
@@ -27,6 +27,7 @@ from prepared_jobs import (
     training,
     verdicts,
 )
+from published_models import weights
 from s3_server import serve
 
 STEPS = 24
@@ -97,14 +98,6 @@ LONGEST_STOP = 20
 TERM, KILL = (signal.SIGTERM, 143), (signal.SIGKILL, -9)
 
 
-def weights(config: JobConfig, secrets_dir: Path) -> dict[str, str]:
-    """sha256 of every safetensors file of the artifact."""
-    manifest = Manifest.model_validate_json(job_store(config, secrets_dir).get("manifest.json"))
-    found = {e.path: e.sha256 for e in manifest.files if e.path.endswith(".safetensors")}
-    assert found
-    return found
-
-
 def checkpoint_steps(config: JobConfig, secrets_dir: Path) -> list[int]:
     """Steps of the committed checkpoints."""
     keys = job_store(config, secrets_dir).list("checkpoints/")
@@ -171,7 +164,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     said = capsys.readouterr().out
     assert f"resuming from the checkpoint of step {stopped_at} of {STEPS}" in said
     assert f"step {stopped_at}/" not in said, "what is stored is not done again"
-    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert weights(broken, secret) == weights(whole, secret)
     assert (found.trained_tokens, found.steps, found.loss) == (expected.trained_tokens, STEPS, expected.loss)
     assert logged(broken, secret.parent) == logged(whole, secret.parent)
     assert checkpoint_steps(broken, secret.parent) == [STEPS - 4, STEPS]
@@ -199,7 +192,7 @@ def test_corrupt_and_torn_checkpoints_are_skipped(
     assert f"checkpoint of step {newest} skipped" in said
     assert f"checkpoint of step {newest + 4} skipped" in said
     assert f"resuming from the checkpoint of step {before} of {STEPS}" in said
-    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert weights(broken, secret) == weights(whole, secret)
     assert checkpoint_steps(broken, secret.parent) == [STEPS - 4, STEPS]
 
 
@@ -210,16 +203,16 @@ def test_without_a_valid_checkpoint_it_begins_anew(bucket: str, secret: Path, tm
     job_store(broken, secret.parent).put("checkpoints/step-000002/manifest.json", b"{}")
     train_here(whole, secret.parent, tmp_path / "whole")
     train_here(broken, secret.parent, tmp_path / "broken")
-    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert weights(broken, secret) == weights(whole, secret)
 
 
 def test_a_store_that_is_down_is_waited_for(bucket: str, secret: Path, tmp_path: Path) -> None:
     whole = prepare_job(bucket, secret.parent, name="whole", **LORA)
     train_here(whole, secret.parent, tmp_path / "whole")
     with serve(tmp_path / "own") as server:
-        secrets = server.secret(tmp_path / "own-secrets" / "s3").parent
-        config = prepare_job(server.bucket("models"), secrets, name="whole", **LORA)
-        process = start_train(config, secrets, tmp_path / "work")
+        own = server.secret(tmp_path / "own-secrets" / "s3")
+        config = prepare_job(server.bucket("models"), own.parent, name="whole", **LORA)
+        process = start_train(config, own.parent, tmp_path / "work")
         lines_until(process, "step 9/")
         server.stop()
         waiting = lines_until(process, "s3://")[-1]
@@ -227,7 +220,7 @@ def test_a_store_that_is_down_is_waited_for(bucket: str, secret: Path, tmp_path:
         server.start()
         output, _ = process.communicate(timeout=100)
         assert process.returncode == 0, output
-        assert weights(config, secrets) == weights(whole, secret.parent)
+        assert weights(config, own) == weights(whole, secret)
 
 
 WRONG = [
@@ -283,7 +276,7 @@ def test_it_stops_and_publishes_its_best_interrupted_or_not(
     again = train_here(broken, secret.parent, tmp_path / "second")
     assert again.validation == ending
     assert losses(broken, secret.parent) == measured
-    assert weights(broken, secret.parent) == weights(whole, secret.parent)
+    assert weights(broken, secret) == weights(whole, secret)
     store = job_store(broken, secret.parent)
     store.delete(["manifest.json"])
     third = train_here(broken, secret.parent, tmp_path / "third")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from finetune_api.artifacts import Manifest, ResolvedAdapterSpec
-from finetune_api.pods import JobConfig, Report
+from finetune_api.pods import Report
 from finetune_api.reasons import Failure
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, GateRule
 from finetune_stage.outcome import Places
@@ -32,7 +32,7 @@ from prepared_jobs import (
     train_here,
     training,
 )
-from published_models import fetched, published
+from published_models import fetched, loaded, published, scores
 from report_server import ReportServer
 from tiny_models import write_tiny_llama
 
@@ -49,29 +49,6 @@ TEXT = EvaluationSpec(metrics=["Loss", "Perplexity"], gate=[GateRule(metric="Los
 LEARNING = training(steps=60, checkpoint_every_steps=30, batch_size=8, micro_batch_size=4, learning_rate=2e-2)
 CHATS = {"train": colour_chats(96), "test": colour_chats(24, 200)}
 TEXTS = {"train": texts(200), "test": texts(12, 300)}
-
-
-def scores_again(model: Any, tokenizer: Any, rows: list[dict[str, Any]], config: JobConfig, secret: Path) -> Any:
-    """The held-out rows under a model made from the published files alone."""
-    from finetune_api.artifacts import Resolved
-    from finetune_stage.rows import Row
-    from finetune_trainer.encode import encoder
-    from finetune_trainer.evaluate import Exam, score
-    from finetune_trainer.machine import Numerics
-
-    resolved = Resolved.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
-    ids = [each.id for each in published(config, secret).tuned]
-    exam = Exam(
-        encoder=encoder(tokenizer, resolved.format, resolved.training.assistant_only_loss),
-        split="test",
-        rows=[Row(id_, row) for id_, row in zip(ids, rows, strict=True)],
-        metrics=frozenset(resolved.evaluation.metrics or ()),
-        labels=tuple(resolved.evaluation.labels or ()),
-        max_length=resolved.training.max_length,
-        max_new_tokens=resolved.evaluation.max_new_tokens or 0,
-        stop_tokens=model.generation_config.eos_token_id,
-    )
-    return score(model, exam, Numerics("cpu", bf16=False))
 
 
 def assert_same(found: list[RowScore], published: list[RowScore]) -> None:
@@ -100,11 +77,7 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     assert trained.gate_passed, trained.evaluation.gate
     assert trained.evaluation.tuned["ExactMatch"] == 1.0
 
-    from peft import PeftModel
     from safetensors.numpy import load_file
-    from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
-
-    from finetune_trainer.head import keep_quantised_weights_in_place
 
     folder = fetched(config, secret, tmp_path / "adapter", "adapter")
     stated = json.loads((folder / "adapter_config.json").read_bytes())
@@ -112,25 +85,18 @@ def test_an_adapter_learns_and_its_files_alone_give_the_same_answers(
     assert stated["target_modules"] == sorted(stated["target_modules"])
     weights = load_file(folder / "adapter_model.safetensors")
     assert {weight.dtype.name for weight in weights.values()} == {"float32"}, "learned in float32, QLoRA too"
-    quantised = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
-    base = AutoModelForCausalLM.from_pretrained(
-        tmp_path / "work" / "base", quantization_config=quantised if adapter is QLORA else None
-    )
-    keep_quantised_weights_in_place(base)
-    model = PeftModel.from_pretrained(base, folder)
-    model.generation_config = GenerationConfig.from_pretrained(folder)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "work" / "base")
-    found = scores_again(model, tokenizer, rows["test"], config, secret)
+    model, tokenizer = loaded(config, secret, tmp_path, base)
+    found = scores(model, tokenizer, rows["test"], config, secret)
     assert_same(found, published(config, secret).tuned)
     with model.disable_adapter():
-        found = scores_again(model, tokenizer, rows["test"], config, secret)
+        found = scores(model, tokenizer, rows["test"], config, secret)
     assert_same(found, published(config, secret).base or [])
 
 
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_a_full_model_is_published_as_it_was_evaluated(bucket: str, secret: Path, tmp_path: Path, stored: str) -> None:
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     base = write_tiny_llama(tmp_path / "base")
     AutoModelForCausalLM.from_pretrained(base, dtype=stored).save_pretrained(base)
@@ -139,10 +105,9 @@ def test_a_full_model_is_published_as_it_was_evaluated(bucket: str, secret: Path
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.artifact.kind == "Model"
     assert trained.gate_passed, trained.evaluation
-    folder = fetched(config, secret, tmp_path / "model", "model")
-    model = AutoModelForCausalLM.from_pretrained(folder)
+    model, tokenizer = loaded(config, secret, tmp_path, base)
     assert model.dtype == getattr(torch, stored)
-    found = scores_again(model, AutoTokenizer.from_pretrained(folder), ROWS["test"], config, secret)
+    found = scores(model.float(), tokenizer, ROWS["test"], config, secret)
     assert_same(found, published(config, secret).tuned)
 
 
@@ -162,12 +127,9 @@ def test_pretraining_from_random_weights_makes_a_model_others_can_load(
     )
     trained = train_here(config, secret.parent, tmp_path / "work")
     assert trained.gate_passed, trained.evaluation
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = fetched(config, secret, tmp_path / "model", "model")
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    model, tokenizer = loaded(config, secret, tmp_path, tmp_path / "no base")
     assert (model.config.hidden_size, model.config.num_hidden_layers) == (TINY.hidden_size, TINY.layers)
-    assert_same(scores_again(model, tokenizer, TEXTS["test"], config, secret), published(config, secret).tuned)
+    assert_same(scores(model, tokenizer, TEXTS["test"], config, secret), published(config, secret).tuned)
 
 
 def test_everything_is_listed_and_the_outcome_can_be_collected(bucket: str, secret: Path, tmp_path: Path) -> None:
