@@ -19,6 +19,7 @@ from finetune_trainer.mlflow_live import Live
 from finetune_trainer.mlflow_run import send
 from finetune_trainer.progress import Progress
 from mlflow_server import NEEDED, curve_at, run_at, runs_at, secret, serve, until
+from ports import free_port
 from prepared_jobs import (
     colour_rows,
     job_store,
@@ -49,10 +50,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def stated(tmp_path: Path) -> MlflowTracking:
     """spec.tracking.mlflow of a port on which nothing listens yet."""
     secret(tmp_path / "tracker")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        uri = f"http://127.0.0.1:{found.getsockname()[1]}"
-    return MlflowTracking(uri=uri, experiment=tmp_path.name, secret_ref=SecretRef(name="tracker"))
+    return MlflowTracking(
+        uri=f"http://127.0.0.1:{free_port()}", experiment=tmp_path.name, secret_ref=SecretRef(name="tracker")
+    )
 
 
 def port_of(stated: MlflowTracking) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune_api.pods import JobConfig, Summary, Trained
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.methods import ClassificationMethod
 from finetune_api.v1alpha1.training import MethodSpec
+from ports import free_port
 from prepared_jobs import (
     COLOURS,
     classes,
@@ -91,10 +91,8 @@ Crew = list[ForkedProgram]
 @contextmanager
 def crew(config: JobConfig, secrets: Path, work: Path, size: int = 2) -> Iterator[Crew]:
     """So many processes of one training, each as if in a pod of its own."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    shared = {"WORLD_SIZE": str(size), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    port = str(free_port())
+    shared = {"WORLD_SIZE": str(size), "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for rank in range(size):
         (work / str(rank) / "ends").mkdir(parents=True)
     made = [
