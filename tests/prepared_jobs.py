@@ -1,7 +1,6 @@
 """Jobs as the prepare stage leaves them in object storage, for tests of the train stage alone."""
 
 import hashlib
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from finetune_api.v1alpha1.tracking import TrackingSpec
 from finetune_api.v1alpha1.training import MethodSpec
 from finetune_stage.outcome import Places
 from finetune_storage import Store, commit_folder, document, open_store
+from json_lines import jsonl
 from stage_process import ForkedProgram, fork_stage
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
@@ -219,7 +219,7 @@ def stored_base(bucket: str, secrets_dir: Path, base: Path | None) -> ResolvedBa
 
 
 def _write(folder: Path, split: str, rows: Rows) -> PreparedSplit:
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    data = jsonl(rows)
     (folder / f"{split}.jsonl").write_bytes(data)
     return PreparedSplit(
         file=f"data/{split}.jsonl",

@@ -1,6 +1,5 @@
 """A suite's rows from the store to the verdict: prepared, compared with the training rows, scored under both models, judged."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,8 @@ from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, open_store
 from finetune_trainer import prepare, recipe, suites
-from prepared_jobs import Rows, colour_rows, training
+from json_lines import stored
+from prepared_jobs import colour_rows, training
 from tiny_models import tiny_tokenizer, write_tiny_llama
 
 S3 = {"name": "s3"}
@@ -28,11 +28,6 @@ GENERAL = [
     {"text": f"{LONG}."},
     *({"text": f"On day {i} of {i * i}, quickly the wizard jumps over {i} vexed boxes of jam."} for i in range(23)),
 ]
-
-
-def stored(store: Store, name: str, rows: Rows) -> dict[str, object]:
-    store.put(name, "".join(json.dumps(row) + "\n" for row in rows).encode())
-    return {"uri": store.uri(name), "secretRef": S3}
 
 
 def a_job(bucket: str, secret: Path, work: Path, suite: dict[str, object], store: Store) -> tuple[JobConfig, Places]:
