@@ -40,7 +40,11 @@ def turns_of(row: Row) -> Chat:
 
 
 def pair_of(row: Row) -> tuple[str, str]:
-    """The better and the worse answer of a preference."""
+    """The better and the worse answer of a preference. Raises Unfit: a provider takes one text each."""
+    for side in ("chosen", "rejected"):
+        answer = row.fields[side]
+        if not isinstance(answer, str) and (len(answer) > 1 or answer[-1].get("tool_calls")):
+            raise Unfit(f"{side} with {'tool calls' if len(answer) == 1 else f'{len(answer)} messages'}", "one text")
     return _text(row.fields["chosen"]), _text(row.fields["rejected"])
 
 

@@ -11,6 +11,14 @@ from finetune_stage.provider_rows import COMPATIBLE, OPENAI, VERTEX, Shape, line
 from finetune_stage.rows import Row
 
 SECRET: Any = {"name": "key"}
+SAID: dict[str, Any] = {"role": "assistant", "content": "c"}
+CALL = {
+    **SAID,
+    "content": "",
+    "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"at": "ü"}}}],
+}
+TOLD = {"role": "tool", "content": "b"}
+PAIR = {"prompt": [{"role": "user", "content": "a"}], "chosen": [SAID], "rejected": [SAID]}
 
 
 def some_rows(number: int, **fields: Any) -> list[Row]:
@@ -22,6 +30,8 @@ def some_rows(number: int, **fields: Any) -> list[Row]:
     (VERTEX, "test", some_rows(1, tools=[{}]), "row 1 of data/test.jsonl: found tools"),
     (VERTEX, "validation", some_rows(5001), "5001 validation rows; Vertex AI takes at most 5000"),
     (replace(VERTEX, most_bytes=2**20), "train", some_rows(2, prompt="x" * 2**19), "the train rows are 1 MiB"),
+    (VERTEX, "train", [Row("a", PAIR | {"chosen": [CALL]})], "row 1 of data/train.jsonl: found chosen with tool calls, expected one text"),
+    (COMPATIBLE, "train", [Row("a", PAIR | {"rejected": [CALL, TOLD, SAID]})], "found rejected with 3 messages, expected one text"),
     (OPENAI, "train", some_rows(9), "9 training rows; OpenAI takes at least 10 (after the split)"),
 ])  # fmt: skip
 def test_a_limit_is_told(shape: Shape, split: str, rows: list[Row], says: str) -> None:
@@ -43,15 +53,10 @@ def test_only_openai_itself_has_openais_limits() -> None:
 
 
 def test_openai_gets_calls_with_names_and_arguments_as_text() -> None:
-    chat = [
-        {"role": "user", "content": "a"},
-        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": {"name": "look", "arguments": {"at": "ü"}}}]},
-        {"role": "tool", "content": "b"},
-        {"role": "assistant", "content": "c"},
-    ]  # fmt: skip
+    chat = [*PAIR["prompt"], CALL, TOLD, SAID]
     made = OPENAI.row(Row("1", {"messages": chat}))["messages"]
     assert made[1]["tool_calls"] == [
         {"id": "call_1_0", "type": "function", "function": {"name": "look", "arguments": '{"at": "ü"}'}}
     ]
     assert made[2]["tool_call_id"] == "call_1_0"
-    assert chat[2] == {"role": "tool", "content": "b"}
+    assert chat[2] == TOLD == {"role": "tool", "content": "b"}
