@@ -37,7 +37,7 @@ def examine(
     before = score(ask(base), rows, spec.labels) if spec.compare_with_base else None
     after = score(ask(tuned), rows, spec.labels)
     majority = majority_baseline(
-        [answer_of(row).strip() for row in splits["train"]], [answer_of(r).strip() for r in rows]
+        [answer_of(row.fields).strip() for row in splits["train"]], [answer_of(row.fields).strip() for row in rows]
     )
     summary = EvaluationStatus(
         split=split,
@@ -83,7 +83,7 @@ def forget(store: Store) -> None:
 
 def score(said: list[str], rows: list[Row], labels: list[str] | None) -> list[RowScore]:
     """Every row's outcome. Accuracy and MacroF1 are by the generated text, too: no provider has to return the labels' likelihoods."""
-    pairs = [(answer.strip(), answer_of(row).strip()) for answer, row in zip(said, rows, strict=True)]
+    pairs = [(answer.strip(), answer_of(row.fields).strip()) for answer, row in zip(said, rows, strict=True)]
     # No likelihoods: zero tokens say that none were measured.
     return [
         RowScore(

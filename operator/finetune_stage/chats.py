@@ -1,5 +1,6 @@
 """Prepared rows as conversations with an answer, or with a pair of answers: what providers are sent and asked. Pure."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from finetune_stage.rows import Row
@@ -23,12 +24,11 @@ def chat_of(row: Row) -> Chat:
     return _turns(fields["prompt"])
 
 
-def answer_of(row: Row) -> str:
-    """The right answer."""
-    fields = row.fields
+def answer_of(fields: Mapping[str, Any]) -> str:
+    """The right answer of a prepared row, of a preference the better one; empty where its format has none."""
     if "messages" in fields:
-        return str(fields["messages"][-1].get("content") or "")
-    return _text(fields["completion"] if "completion" in fields else fields["chosen"])
+        return _text(fields["messages"])
+    return _text(fields.get("completion", fields.get("chosen", "")))
 
 
 def turns_of(row: Row) -> Chat:
@@ -36,7 +36,7 @@ def turns_of(row: Row) -> Chat:
     fields = row.fields
     if "messages" in fields:
         return list(fields["messages"])
-    return [*_turns(fields["prompt"]), {"role": "assistant", "content": answer_of(row)}]
+    return [*_turns(fields["prompt"]), {"role": "assistant", "content": answer_of(fields)}]
 
 
 def pair_of(row: Row) -> tuple[str, str]:

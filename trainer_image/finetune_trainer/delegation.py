@@ -123,7 +123,7 @@ def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> Evaluati
 
 
 def _longest_answer(path: Path) -> int:
-    return max((len(answer_of(row)) for row in _rows(path)), default=0)
+    return max((len(answer_of(row.fields)) for row in _rows(path)), default=0)
 
 
 def _shape(config: JobConfig) -> Shape:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from finetune_api.artifacts import PreparedFormat
 from finetune_api.reasons import Failure, Reason
+from finetune_stage.chats import answer_of
 from finetune_trainer.chat_template import check_texts, default_template, missing_end, training_template, written
 from finetune_trainer.data.tokenizing import Remembering, texts_of
 
@@ -116,7 +117,7 @@ class Encoder:
 
     def reference(self, fields: Fields) -> str:
         """The right answer."""
-        return str(fields["messages"][-1]["content"] if self.format == "Messages" else fields["completion"])
+        return answer_of(fields)
 
     def with_answer(self, fields: Fields, answer: str) -> Fields:
         """The row with another answer, between the white space of its own."""

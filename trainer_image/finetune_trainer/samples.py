@@ -37,7 +37,7 @@ def _sample(row: Row, base: RowScore | None, tuned: RowScore) -> Sample | None:
         str(turn.get("content") or "") if len(turns) == 1 else f"{turn['role']}: {turn.get('content') or ''}"
         for turn in turns
     )
-    prompt, reference = shareable(asked), shareable(answer_of(row))
+    prompt, reference = shareable(asked), shareable(answer_of(row.fields))
     if prompt is None or reference is None:
         return None
     return Sample(prompt, reference, base.answer if base else None, tuned.answer)

@@ -5,9 +5,9 @@ from collections import Counter
 from math import ceil
 
 from finetune_api.data_report import MOST_COUNTS, Count
+from finetune_stage.chats import answer_of
 from finetune_trainer.data.fields import Row
 from finetune_trainer.data.privacy import PERSONAL, SECRETS, kinds
-from finetune_trainer.data.words import answer_text
 
 LANGUAGE_ROWS = 2000
 """Rows at most whose language is looked at, evenly spread; telling a language takes longer than everything else."""
@@ -39,7 +39,7 @@ class Survey:
 
     def add(self, row: Row, text: str) -> None:
         """Note a row, and all that it says by itself."""
-        answer = answer_text(row)
+        answer = answer_of(row)
         secrets, personal = kinds(text, SECRETS), kinds(text, PERSONAL)
         self.secrets.update(secrets)
         self.personal.update(personal)

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from finetune_trainer.data.fields import Row
-
 Hashes = npt.NDArray[np.uint64]
 
 SEPARATED = "".join(chr(code) if chr(code).isalnum() or chr(code) == "_" else " " for code in range(128))
@@ -55,14 +53,6 @@ def _texts(value: Any) -> Iterator[str]:
         for key, item in value.items():
             if key not in NO_TEXT:
                 yield from _texts(item)
-
-
-def answer_text(row: Row) -> str:
-    """The answer of a row, where its format has one."""
-    if "messages" in row:
-        return str(row["messages"][-1]["content"])
-    answer = row.get("completion", row.get("chosen", ""))
-    return str(answer[-1]["content"]) if isinstance(answer, list) else str(answer)
 
 
 def runs(text: str, length: int, *, whole: bool) -> Hashes:
