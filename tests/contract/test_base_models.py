@@ -7,7 +7,7 @@ import pytest
 
 from finetune_trainer.base_model import positions_of
 from prepared_jobs import FULL, ROWS, prepare_job, train_here, training
-from published_models import fetched
+from published_models import fetched, published
 from tiny_models import write_tiny_llama
 
 
@@ -49,3 +49,22 @@ def test_an_architecture_without_a_limit_has_none() -> None:
     from transformers import MambaConfig, XLNetConfig
 
     assert [positions_of(config) for config in (MambaConfig(), XLNetConfig())] == [None, None]
+
+
+def test_a_base_stored_in_less_than_float32_is_compared_with_in_the_same_arithmetic(
+    bucket: str, secret: Path, tmp_path: Path
+) -> None:
+    """A warm-up's first step changes nothing: what is stored is the base, and what is said of it is the same."""
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    base = write_tiny_llama(tmp_path / "base")
+    AutoModelForCausalLM.from_pretrained(base, dtype="bfloat16").save_pretrained(base)
+    config = prepare_job(bucket, secret.parent, ROWS, adapter=FULL, settings=training(steps=1), base=base)
+    train_here(config, secret.parent, tmp_path / "work")
+    file = published(config, secret)
+    assert file.tuned == file.base
+    stored = load_file(fetched(config, secret, tmp_path / "model", "model") / "model.safetensors")
+    before = load_file(base / "model.safetensors")
+    assert stored.keys() == before.keys()
+    assert all(stored[name].dtype == each.dtype and stored[name].equal(each) for name, each in before.items())

@@ -39,7 +39,7 @@ class Base(NamedTuple):
     model: Any
     tokenizer: Any
     stored_dtype: torch.dtype
-    """Of its weights as stored: a Full model is evaluated and published in it too."""
+    """Of its weights as stored: those of a Full model are rounded to it before they are evaluated, and published in it."""
     fresh: tuple[str, ...] = ()
     """Names of the modules that are random, as a new head: they learn and are stored with any adapter."""
     new_rows: tuple[int, ...] = ()
@@ -175,8 +175,17 @@ def _from_config(stated: FromConfig, tokenizer: Any, seed: int) -> Any:
     return LlamaForCausalLM(config)
 
 
+def round_off(model: Any, adapter: ResolvedAdapterSpec, stored_dtype: torch.dtype) -> Any:
+    """The trained model with the values that will be stored, and still in float32: what is evaluated is what is published, in the
+    arithmetic in which the base was."""
+    if adapter.type == "Full":
+        for parameter in model.parameters():
+            parameter.data.copy_(parameter.data.to(stored_dtype))
+    return model
+
+
 def settle(model: Any, adapter: ResolvedAdapterSpec, stored_dtype: torch.dtype) -> Any:
-    """The trained model as it will be stored: what is evaluated is what is published."""
+    """The trained model as it will be stored."""
     if adapter.type == "Full":
         for parameter in model.parameters():  # not the buffers: positions are computed in float32 after loading too
             parameter.data = parameter.data.to(stored_dtype)

@@ -87,10 +87,11 @@ def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interr
         tuned = sharding.made_whole(tuned, trainer, world)
         if not world.leave():
             return None
-        tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
+        tuned = model.round_off(tuned, resolved.adapter, base.stored_dtype)
         others = compare.Others(suites.tuned_scores(tuned, asked, before.suites, numerics), before.previous)
         evaluation = compare.compare(tuned, exam, before.scores, inputs, numerics, method.score, others)
         live.rest()  # the publishing sends the rest
+        tuned = model.settle(tuned, resolved.adapter, base.stored_dtype)
         trained = publish(tuned, base.tokenizer, inputs, Outcome(course, evaluation, stops), config.image)
         progress.published()
         return trained
