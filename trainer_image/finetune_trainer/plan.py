@@ -206,10 +206,7 @@ def _training(seen: Situation, adapter: ResolvedAdapterSpec, choices: Choices) -
         micro_batch_size=take("microBatchSize", stated.micro_batch_size, chosen.micro_batch, chosen.why_rows),
         **_optimisation(stated, take, full=adapter.type == "Full"),
         gradient_checkpointing=take(
-            "gradientCheckpointing",
-            stated.gradient_checkpointing,
-            chosen.recompute,
-            chosen.why_recompute,
+            "gradientCheckpointing", stated.gradient_checkpointing, chosen.recompute, chosen.why_recompute
         ),
         fused_kernels=take("fusedKernels", stated.fused_kernels, *kernels(seen, adapter)),
         precision=take("precision", stated.precision, "Auto", "BFloat16 where the device has it"),
