@@ -43,7 +43,7 @@ def prepare(
 
 
 def test_rows_are_split_and_what_is_left_out_is_the_providers(bucket: str, secret: Path, tmp_path: Path) -> None:
-    rows = [{"prompt": f"red thing {n}", "completion": "red" if n else "magenta"} for n in range(20)]
+    rows = [{"prompt": f"red thing {n}", "completion": "röd"} for n in range(20)]
     config, summary = prepare(bucket, secret.parent, tmp_path / "work", rows)
     assert summary.prepared is not None, summary.error
     assert {split.name: split.rows for split in summary.prepared.dataset.splits} == {"train": 15, "test": 5}
@@ -52,7 +52,7 @@ def test_rows_are_split_and_what_is_left_out_is_the_providers(bucket: str, secre
     assert not any(field.startswith("training.") for field in chosen)
     resolved = ResolvedDelegation.model_validate_json(job_store(config, secret.parent).get("resolved.json"))
     assert (resolved.method, resolved.format) == ("sft", "PromptCompletion")
-    assert resolved.evaluation.max_new_tokens in (3, 7)
+    assert resolved.evaluation.max_new_tokens == 4, "bytes, each of which may be a token"
 
 
 def test_a_broken_row_is_named_before_anything_is_sent(bucket: str, secret: Path, tmp_path: Path) -> None:

@@ -114,16 +114,16 @@ def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> Evaluati
         return stated
     usual: list[Metric] = ["ExactMatch", "Accuracy", "MacroF1"] if stated.labels else ["ExactMatch"]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those a provider's answers can be judged by")
-    # A token is at least a character: enough for each answer, whatever the provider's tokenizer.
+    # A token is at least a byte (of an emoji each may be one): enough for each answer, whatever the provider's tokenizer.
     longest = min(LONGEST_ANSWER, max(1, _longest_answer(held_out)))
     tokens = choices.take(
-        "evaluation.maxNewTokens", stated.max_new_tokens, longest, "characters of the longest held-out answer"
+        "evaluation.maxNewTokens", stated.max_new_tokens, longest, "bytes of the longest held-out answer"
     )
     return stated.model_copy(update={"metrics": metrics, "max_new_tokens": tokens})
 
 
 def _longest_answer(path: Path) -> int:
-    return max((len(answer_of(row.fields)) for row in _rows(path)), default=0)
+    return max((len(answer_of(row.fields).encode()) for row in _rows(path)), default=0)
 
 
 def _shape(config: JobConfig) -> Shape:
