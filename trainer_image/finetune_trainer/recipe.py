@@ -30,6 +30,7 @@ QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",  # hardly any fragmentation: the memory plan rests on it
 }
 
@@ -56,12 +57,9 @@ def run(config: JobConfig, places: Places, attempt: int, micro_batch_divisor: in
 
 def _learn(config: JobConfig, inputs: Inputs, divisor: int, interruption: Interruption) -> Trained | None:
     # Imported here: torch and its libraries take seconds, and must see the environment set above.
-    from datasets import disable_progress_bars
-
     from finetune_trainer import compare, methods, model, optimizer, reward_model, rewards, sharding, suites, train
     from finetune_trainer.methods.lesson import Lesson
 
-    disable_progress_bars()
     method = methods.load(inputs.resolved.method)
     numerics, world = choose_numerics(inputs.resolved.training.precision, _gpus(config)), world_of()
     world.join(numerics.device)
