@@ -4,12 +4,14 @@ The base is scored before training and the tuned model after it, by the same cod
 are drawn for sampled answers only, from a generator of their own, so that training takes the same course with and without it.
 """
 
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from finetune_api.matrix import ANSWERED
 from finetune_api.reasons import Failure, Reason
@@ -116,17 +118,27 @@ def likelihoods(model: Any, examples: list[Example]) -> list[tuple[float, int]]:
     """Of each example the negative log-likelihood of its labels, and their number."""
     found: dict[int, tuple[float, int]] = {}
     device = model.device.type
+    leaves_out = leaves_logits_out(model)
     budget = min(BATCH_TOKENS[device], logit_bytes(model.device) // (4 * model.config.get_text_config().vocab_size))
     for places in batches([len(example.input_ids) for example in examples], budget):
         ids, mask = padded([examples[place].input_ids for place in places], 0, model.device, left=False)
         labels, _ = padded([examples[place].labels for place in places], IGNORED, model.device, left=False)
-        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        logits = logits[:, -ids.shape[1] : -1]  # virtual tokens have logits too
-        target = labels[:, 1:]
+        first = max(1, int((labels != IGNORED).any(0).int().argmax()))  # prompts need no logits
+        target = labels[:, first:]
+        keep = target.shape[1] + 1
+        kept = {"logits_to_keep": keep} if leaves_out else {}
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False, **kept).logits
+        logits = logits[:, -keep:-1]  # virtual tokens have logits too
         losses = _losses(logits, target, budget)
         sums, counts = losses.sum(1).tolist(), (target != IGNORED).sum(1).tolist()
         found |= dict(zip(places, zip(sums, counts, strict=True), strict=True))
     return [found[place] for place in range(len(examples))]
+
+
+def leaves_logits_out(model: Any) -> bool:
+    """Whether the architecture can compute the logits of the last tokens alone, as nearly all can."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in inspect.signature(type(base).forward).parameters
 
 
 def logit_bytes(device: torch.device) -> int:

@@ -25,8 +25,11 @@ def lora_plus(trainer: Any, ratio: float) -> Any:
 
 
 def release(trainer: Any) -> None:
-    """Let go of the optimizer's moments: what is evaluated and published are the weights, and they need the room."""
+    """Let go of the optimizer's moments, and of the copy in float32 of whatever the model returns, that accelerate makes under bfloat16:
+    what is evaluated and published are the weights, and they need the room."""
     for holder in (trainer, trainer.callback_handler):
         holder.optimizer = holder.lr_scheduler = None
     trainer.model.zero_grad(set_to_none=True)
+    if "_original_forward" in vars(trainer.model):  # accelerate's own way takes off other wrappers too
+        trainer.model.forward = vars(trainer.model).pop("_original_forward")
     trainer.accelerator.free_memory()  # and what the allocator keeps of it
