@@ -8,7 +8,7 @@ from hashlib import sha256
 from finetune_api.artifacts import ResolvedDelegation
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
 from finetune_delegate.provider import Provider
-from finetune_stage.chats import answer_of, chat_of
+from finetune_stage.chats import answer_of, calls_tools, chat_of
 from finetune_stage.gate import Exams, decide, gains
 from finetune_stage.rows import Row, Splits, held_out
 from finetune_stage.scores import EvaluationFile, RowScore, confusion, figures, label_figures, majority_baseline, share
@@ -25,9 +25,9 @@ AT_A_TIME = 8
 def examine(
     provider: Provider, store: Store, resolved: ResolvedDelegation, splits: Splits, tuned: str, base: str
 ) -> EvaluationFile | None:
-    """Ask both models; None without held-out rows. ``tuned`` and ``base`` are the provider's names."""
+    """Ask both models; None without held-out rows that are answered by a text. ``tuned`` and ``base`` are the provider's names."""
     spec = resolved.evaluation
-    split, rows = held_out(splits)
+    split, rows = _asked(splits)
     if not rows:
         return None
     metrics = sorted(frozenset(spec.metrics or ()) | {rule.metric for rule in spec.gate or ()})
@@ -57,6 +57,17 @@ def examine(
         labels=label_figures(after),
         gains=gains(metrics, after, before, resolved.seed),
     )
+
+
+def _asked(splits: Splits) -> tuple[str, list[Row]]:
+    """Name and rows of the held-out split whose answers can be compared: models are asked for texts, without tools."""
+    split, rows = held_out(splits)
+    asked = [row for row in rows if not calls_tools(row.fields)]
+    if len(asked) < len(rows):
+        print(
+            f"{len(rows) - len(asked)} of {len(rows)} {split} rows are not asked: their answers call tools", flush=True
+        )
+    return split, asked
 
 
 def answers(provider: Provider, model: str, *, store: Store, rows: list[Row], max_tokens: int) -> list[str]:

@@ -1,5 +1,6 @@
 """Prepared rows as conversations with an answer, or with a pair of answers: what providers are sent and asked. Pure."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,10 +26,15 @@ def chat_of(row: Row) -> Chat:
 
 
 def answer_of(fields: Mapping[str, Any]) -> str:
-    """The right answer of a prepared row, of a preference the better one; empty where its format has none."""
+    """The right answer of a prepared row, of a preference the better one, its tool calls as JSON; empty where its format has none."""
     if "messages" in fields:
         return _text(fields["messages"])
     return _text(fields.get("completion", fields.get("chosen", "")))
+
+
+def calls_tools(fields: Mapping[str, Any]) -> bool:
+    """Whether the answer of a conversation is a call of tools, with or without words."""
+    return bool(fields.get("messages", [{}])[-1].get("tool_calls"))
 
 
 def turns_of(row: Row) -> Chat:
@@ -58,4 +64,7 @@ def _turns(prompt: str | Chat) -> Chat:
 
 
 def _text(answer: str | Chat) -> str:
-    return answer if isinstance(answer, str) else str(answer[-1].get("content") or "")
+    if isinstance(answer, str):
+        return answer
+    calls = [json.dumps(call["function"], ensure_ascii=False) for call in answer[-1].get("tool_calls", ())]
+    return "\n".join(filter(None, [str(answer[-1].get("content") or ""), *calls]))

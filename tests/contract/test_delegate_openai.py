@@ -85,6 +85,19 @@ def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, o
     assert steps == list(range(1, 11))
 
 
+def test_answers_that_call_tools_are_not_asked_for(
+    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = {"type": "function", "function": {"name": "paint", "arguments": {"colour": "red"}}}
+    said = {"role": "assistant", "content": "", "tool_calls": [call]}
+    calls = [{"messages": [*row["messages"][:-1], said]} for row in ROWS["test"][:2]]
+    rows = ROWS | {"test": [*ROWS["test"], *calls]}
+    trained = run_here(a_job(bucket, secrets_dir, openai, rows=rows), secrets_dir, tmp_path / "work")
+    assert trained.evaluation is not None
+    assert (trained.evaluation.rows, trained.evaluation.tuned) == (len(ROWS["test"]), {"ExactMatch": 1.0})
+    assert "2 of 8 test rows are not asked: their answers call tools" in capsys.readouterr().out
+
+
 def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
     config = a_job(
         bucket,

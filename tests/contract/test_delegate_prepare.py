@@ -63,6 +63,17 @@ def test_a_broken_row_is_named_before_anything_is_sent(bucket: str, secret: Path
     assert "line 2, field completion" in summary.error.message
 
 
+def test_a_gate_on_answers_that_all_call_tools_is_refused(bucket: str, secret: Path, tmp_path: Path) -> None:
+    call = {"function": {"name": "look", "arguments": {}}}
+    asked = [{"role": "user", "content": f"thing {n}"} for n in range(20)]
+    rows = [{"messages": [each, {"role": "assistant", "tool_calls": [call]}]} for each in asked]
+    gate = {"gate": [{"metric": "ExactMatch", "min": 0.5}]}
+    _, summary = prepare(bucket, secret.parent, tmp_path / "work", rows, evaluation=gate)
+    assert summary.error is not None
+    assert summary.error.code == "DataInvalid"
+    assert "the answers of all held-out rows call tools" in summary.error.message
+
+
 VERTEX = {
     "vertex": {"project": "p", "location": "europe-west4", "stagingUri": "gs://rows", "secretRef": {"name": "google"}}
 }

@@ -10,6 +10,8 @@ import trl
 
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer.encode import IGNORED, Example, encode_training, encoder, stop_tokens
+from finetune_trainer.rewards import Answer
+from finetune_trainer.text_metrics import judged
 from tiny_models import tiny_tokenizer
 
 ROW = {"prompt": "red thing 1\nColour:", "completion": " red"}
@@ -128,6 +130,20 @@ def test_the_evaluation_asks_what_a_server_would_be_asked(tokenizer: Any) -> Non
     assert chats.reference(TALK) == "blue"
     single = {"messages": TALK["messages"][1:3]}
     assert chats.training(single).labels[: len(chats.answer(single).labels)] == chats.answer(single).labels
+
+
+def test_the_reference_is_what_a_model_that_learned_the_row_writes() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = FAMILIES["qwen3"].read_text()
+    chats = encoder(tokenizer, "Messages", True)
+    assert chats.reference(TALK) == "<think>\n\n</think>\n\nblue"
+    call = {"type": "function", "function": {"name": "paint", "arguments": {"colour": "red"}}}
+    row = {"messages": [*TALK["messages"][:-1], {"role": "assistant", "content": "", "tool_calls": [call]}]}
+    written = '<tool_call>\n{"name": "paint", "arguments": {"colour": "red"}}\n</tool_call>'
+    assert chats.reference(row) == f"<think>\n\n</think>\n\n{written}"
+    for text, is_right in ((chats.reference(row), True), ("", False)):
+        assert judged(Answer(text, chats.reference(row), [], []), ["ExactMatch"], None)["exact"] is is_right
+    assert encoder(tokenizer, "PromptCompletion", True).reference(ROW) == " red", "texts are as they are"
 
 
 def test_the_vocabulary_is_not_looked_through_again_for_each_row(monkeypatch: pytest.MonkeyPatch) -> None:

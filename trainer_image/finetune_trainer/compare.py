@@ -8,6 +8,7 @@ from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
+from finetune_stage.chats import answer_of
 from finetune_stage.gate import Exams, decide, gains
 from finetune_stage.scores import (
     EvaluationFile,
@@ -179,7 +180,5 @@ def _majority(inputs: Inputs, exam: Exam) -> list[bool] | None:
     """Row by row, whether the most frequent training answer would be right."""
     if inputs.resolved.format not in ("Messages", "PromptCompletion"):
         return None
-    train, held_out = (
-        [exam.encoder.reference(row.fields).strip() for row in rows] for rows in (inputs.splits["train"], exam.rows)
-    )
+    train, held_out = ([answer_of(row.fields).strip() for row in rows] for rows in (inputs.splits["train"], exam.rows))
     return majority_baseline(train, held_out)

@@ -14,7 +14,7 @@ from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.evaluation import EvaluationSpec, Metric
 from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, PlanStatus, SplitStatistics
-from finetune_stage.chats import answer_of
+from finetune_stage.chats import answer_of, calls_tools
 from finetune_stage.outcome import Places
 from finetune_stage.provider_rows import SENT, Shape, lines, shape_of
 from finetune_stage.rows import Row
@@ -115,15 +115,18 @@ def _evaluation(config: JobConfig, data: Prepared, choices: Choices) -> Evaluati
     usual: list[Metric] = ["ExactMatch", "Accuracy", "MacroF1"] if stated.labels else ["ExactMatch"]
     metrics = choices.take("evaluation.metrics", stated.metrics, usual, "those a provider's answers can be judged by")
     # A token is at least a byte (of an emoji each may be one): enough for each answer, whatever the provider's tokenizer.
-    longest = min(LONGEST_ANSWER, max(1, _longest_answer(held_out)))
+    lengths = [len(answer_of(row.fields).encode()) for row in _rows(held_out) if not calls_tools(row.fields)]
+    if stated.gate and not lengths:
+        raise Failure(
+            Reason.DATA_INVALID,
+            "evaluation.gate: the answers of all held-out rows call tools, and a provider's model is asked for texts, without tools; "
+            "hold out rows that are answered by a text, or leave the gate out",
+        )
+    longest = min(LONGEST_ANSWER, max([1, *lengths]))
     tokens = choices.take(
         "evaluation.maxNewTokens", stated.max_new_tokens, longest, "bytes of the longest held-out answer"
     )
     return stated.model_copy(update={"metrics": metrics, "max_new_tokens": tokens})
-
-
-def _longest_answer(path: Path) -> int:
-    return max((len(answer_of(row.fields).encode()) for row in _rows(path)), default=0)
 
 
 def _shape(config: JobConfig) -> Shape:

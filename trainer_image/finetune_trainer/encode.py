@@ -15,6 +15,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_stage.chats import answer_of
 from finetune_trainer.chat_template import check_texts, default_template, missing_end, training_template, written
 from finetune_trainer.data.tokenizing import Remembering, texts_of
+from finetune_trainer.rewards import answer_text
 
 ROWS_AT_A_TIME = 1000
 IGNORED = -100
@@ -116,12 +117,16 @@ class Encoder:
         return self._ids(asked) if isinstance(asked, str) else self._rendered(fields, asked, add_generation_prompt=True)
 
     def reference(self, fields: Fields) -> str:
-        """The right answer."""
-        return answer_of(fields)
+        """The right answer as a model would write it: of a conversation with what the chat template puts around its text, as an empty
+        thought, and with the tool calls."""
+        if self.format != "Messages":
+            return answer_of(fields)
+        learned = [token for token in self.answer(fields).labels if token != IGNORED]
+        return answer_text(self.tokenizer, learned, learned[-1:])
 
     def with_answer(self, fields: Fields, answer: str) -> Fields:
         """The row with another answer, between the white space of its own."""
-        own = self.reference(fields)
+        own = answer_of(fields)
         spaced = own.replace(own.strip(), answer, 1) if own.strip() else answer
         if self.format == "Messages":
             return fields | {"messages": [*fields["messages"][:-1], fields["messages"][-1] | {"content": spaced}]}

@@ -15,6 +15,7 @@ from peft import PeftModel
 
 from finetune_api.matrix import ANSWERED
 from finetune_api.reasons import Failure, Reason
+from finetune_stage.chats import answer_of
 from finetune_stage.rows import Row
 from finetune_stage.scores import PERCENTILES, RowScore
 from finetune_trainer.answering import latencies, written
@@ -176,7 +177,7 @@ def _labels_of(model: Any, exam: Exam, rows: Sequence[Row]) -> list[tuple[str, s
     found = []
     for row in rows:
         of_row = [next(nlls) for _ in exam.labels]
-        found.append((exam.encoder.reference(row.fields).strip(), exam.labels[of_row.index(min(of_row))]))
+        found.append((answer_of(row.fields).strip(), exam.labels[of_row.index(min(of_row))]))
     return found
 
 
