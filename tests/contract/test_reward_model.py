@@ -36,6 +36,12 @@ from prepared_jobs import (
 from published_models import metrics
 from s3_server import S3Server
 
+EVALUATION = {
+    "metrics": ["Reward", "FormatCompliance"],
+    "answerFormat": {"regex": {"pattern": "b"}},
+    "generation": {"maxNewTokens": 6, "temperature": 1.0},
+}
+
 
 def preferred(count: int) -> list[dict[str, Any]]:
     """Of two answers the one with a b in it, whatever else there is."""
@@ -126,11 +132,7 @@ def prepared(
         "adapter": {"type": "LoRA", "rank": 8, "alpha": 16},
         "training": {"maxSteps": 16, "batchSize": 16, "maxLength": 64, "learningRate": 1e-2, "precision": "Float32"}
         | (course or {}),
-        "evaluation": {
-            "metrics": ["Reward", "FormatCompliance"],
-            "answerFormat": {"regex": {"pattern": "b"}},
-            "generation": {"maxNewTokens": 6, "temperature": 1.0},
-        },
+        "evaluation": EVALUATION if "test" in judge.dataset else {},
         "output": {"uri": bucket, "secretRef": {"name": "s3"}},
     }
     config = judge.config.model_copy(update={"name": name, "spec": FineTuneJobSpec.model_validate(spec)})
