@@ -89,6 +89,7 @@ def test_lora_plus_teaches_b_faster_than_a(folder: Path, tmp_path: Path) -> None
         ({"alpha_pattern": {"(": 4}}, r"pattern '\(' is no regular expression"),
         ({"layers": (0, 2)}, "adapter.layers names 2, but the base model has layers 0 to 1"),
         ({"type": "IA3", "target_modules": ("query",)}, r"\['query'\] do not fit .* name some of them"),
+        ({"target_modules": ("q_proj", "lm_head")}, r"names the output layer \(q_proj, lm_head\): .* leave it out"),
     ],
 )
 def test_what_does_not_fit_the_base_is_answered_with_what_does(folder: Path, settings: Any, says: str) -> None:

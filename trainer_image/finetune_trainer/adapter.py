@@ -13,7 +13,7 @@ import torch
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_trainer import new_tokens
-from finetune_trainer.targets import ALL_LINEAR, REFUSED
+from finetune_trainer.targets import ALL_LINEAR, REFUSED, output_layer
 
 EVERYWHERE = (ALL_LINEAR,)
 LAYER = re.compile(r"\.(?:layers?|h|blocks?)\.(\d+)\.")
@@ -45,6 +45,7 @@ def add_adapter(
         _freeze(model, adapter.frozen_layers)
         return model
     from peft import get_peft_model
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     linear = _linear_layers(model)  # PEFT may have changed them by the time it refuses
     _check_patterns(model, adapter, linear)
@@ -59,6 +60,8 @@ def add_adapter(
         tuned = get_peft_model(model, config)
     except ValueError as error:
         raise _misfit(adapter, linear, error) from error
+    if isinstance(tuned.get_output_embeddings(), BaseTunerLayer):
+        raise output_layer(", ".join(adapter.target_modules))
     if fresh.rows:
         new_tokens.settle_head(tuned)
     if adapter.type == "Prefix":

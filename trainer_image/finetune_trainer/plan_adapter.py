@@ -13,7 +13,7 @@ from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
 from finetune_api.servable import servable
 from finetune_api.v1alpha1.adapter import LOW_RANK, VIRTUAL_TOKENS, AdapterSpec, AdapterType
-from finetune_trainer.targets import ALL_LINEAR, PLAIN, Linear
+from finetune_trainer.targets import ALL_LINEAR, OUTPUT_LAYERS, PLAIN, Linear, output_layer
 from finetune_trainer.usual import Take, Usual
 
 DROPOUT = (0.05, "usual for LoRA")
@@ -46,6 +46,9 @@ def resolved_adapter(
     """The settings its type has, filled in; ``linear`` are the base's layers. Raises Failure for what experts cannot have."""
     if inherited is not None:
         return _going_on(stated, choices, dropout, inherited)
+    for target in stated.target_modules or ():
+        if target.rpartition(".")[2] in OUTPUT_LAYERS:
+            raise output_layer(target)
     if stated.type in LOW_RANK:
         return _low_rank(stated, choices, dropout, linear)
     if stated.type == "IA3":

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from finetune_api.reasons import Failure, Reason
+
 ALL_LINEAR = "all-linear"
 EXPERT_COUNTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 """Fields of a configuration that say how many experts a layer has."""
@@ -15,6 +17,10 @@ EXPERT_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 """Of router and experts, as layers of their own."""
 REFUSED = {name: ("out_proj",) for name in ("falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h")}
 """By architecture, layers that PEFT refuses: Mamba's kernels read their weights without calling them."""
+
+
+OUTPUT_LAYERS = ("lm_head", "embed_out")
+"""Usual names of the output layer."""
 
 
 class Linear(NamedTuple):
@@ -43,6 +49,15 @@ def linear_layers(config: Any) -> Linear:
     if names := _names_of_experts(config):
         return Linear("attention, router and routed experts; attention alone needs far less memory", names)
     return Linear("all but the experts of the mixture, which stay as they are")
+
+
+def output_layer(name: str) -> Failure:
+    """The end of a job that names it."""
+    return Failure(
+        Reason.CONFIG_INVALID,
+        f"adapter.targetModules names the output layer ({name}): losses read its weights without calling it, so that an adapter on it "
+        "would learn nothing; leave it out",
+    )
 
 
 def _names_of_experts(config: Any) -> frozenset[str]:

@@ -72,6 +72,12 @@ def test_what_is_stated_stays() -> None:
     )
 
 
+@pytest.mark.parametrize("type_", ["LoRA", "IA3"])
+def test_the_output_layer_cannot_be_adapted(type_: str) -> None:
+    with pytest.raises(Failure, match=r"targetModules names the output layer \(model.lm_head\): .* leave it out"):
+        decided(type=type_, targetModules=["q_proj", "model.lm_head"])
+
+
 def test_experts_learn_without_dropout() -> None:
     found, made = decided(MIXTURE, type="QLoRA")
     assert (found.dropout, found.experts, made) == (0.0, True, {**LOW, "adapter.dropout": "0"})
