@@ -58,6 +58,22 @@ def test_only_the_named_decoder_layers_are_adapted(folder: Path) -> None:
     assert all(name.startswith("layers.1.") for name in found)
 
 
+def test_layers_that_are_called_convolutions_are_linear_too() -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from finetune_trainer.adapter import add_adapter
+
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=64, n_embd=32, n_layer=2, n_head=4))
+    adapter = ResolvedAdapterSpec(type="LoRA", rank=4, rank_pattern={"c_attn": 2}, layers=(1,))
+    found = ranks(add_adapter(base, adapter, seed=1))
+    assert {name.partition("transformer.")[2]: rank for name, rank in found.items()} == {
+        "h.1.attn.c_attn": 2,
+        "h.1.attn.c_proj": 4,
+        "h.1.mlp.c_fc": 4,
+        "h.1.mlp.c_proj": 4,
+    }
+
+
 def test_rs_lora_scales_by_the_root_of_the_rank(folder: Path) -> None:
     model = adapted(folder, type="RsLoRA")
     assert model.base_model.model.model.layers[0].self_attn.q_proj.scaling["default"] == 8 / 4**0.5

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
+from transformers.pytorch_utils import Conv1D
 
 from finetune_api.artifacts import ResolvedAdapterSpec
 from finetune_api.reasons import Failure, Reason
@@ -194,11 +195,10 @@ def _refused(model: Any, adapter: ResolvedAdapterSpec) -> list[str] | None:
 
 
 def _linear_layers(model: Any) -> list[str]:
-    """Names of the linear layers but the output layer's."""
+    """Names of the linear layers but the output layer's; GPT-2's and its like are called convolutions."""
     head = model.get_output_embeddings()
-    return [
-        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
-    ]
+    kinds = (torch.nn.Linear, Conv1D)
+    return [name for name, module in model.named_modules() if isinstance(module, kinds) and module is not head]
 
 
 def _check_patterns(model: Any, adapter: ResolvedAdapterSpec, linear: list[str]) -> None:
