@@ -146,11 +146,14 @@ def test_a_suite_is_as_long_as_the_base_can_read(
     )
     resolved = SimpleNamespace(
         suites=[suite],
+        day=None,
         training=training(max_length=48),
         adapter=ResolvedAdapterSpec(type="Prompt", virtual_tokens=48),
     )
     inputs: Any = SimpleNamespace(resolved=resolved, store=None, places=None)
-    config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=positions))
+    config = SimpleNamespace(
+        get_text_config=lambda: SimpleNamespace(model_type="llama", max_position_embeddings=positions)
+    )
     model = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=0), config=config)
     monkeypatch.setattr(suites, "read_file", lambda *_: [Row("1", colour_rows(1)[0])])
     exam = suites.exams(inputs, SimpleNamespace(model=model, tokenizer=tiny_tokenizer()))["general"]

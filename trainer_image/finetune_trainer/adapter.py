@@ -53,7 +53,7 @@ def add_adapter(
     config = CONFIGS[adapter.type](model, adapter, task)
     if fresh.modules:
         config.modules_to_save = list(fresh.modules)
-        config.exclude_modules = [*(config.exclude_modules or ()), *fresh.modules]
+        config.exclude_modules = [*(getattr(config, "exclude_modules", None) or ()), *fresh.modules]  # Prefix has none
     if fresh.rows:
         config.trainable_token_indices = new_tokens.trained_rows(model, fresh.rows)
     torch.manual_seed(seed)
