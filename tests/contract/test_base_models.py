@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune_trainer.base_model import positions_of
+from finetune_trainer.head import nf4
 from prepared_jobs import FULL, ROWS, prepare_job, train_here, training
 from published_models import fetched, published
 from tiny_models import write_tiny_llama
@@ -68,3 +69,26 @@ def test_a_base_stored_in_less_than_float32_is_compared_with_in_the_same_arithme
     before = load_file(base / "model.safetensors")
     assert stored.keys() == before.keys()
     assert all(stored[name].dtype == each.dtype and stored[name].equal(each) for name, each in before.items())
+
+
+@pytest.mark.parametrize(
+    ("architecture", "head"),
+    [
+        ("bart", {"classification_head.dense", "classification_head.out_proj"}),
+        ("bert", {"bert.pooler.dense", "classifier"}),
+        ("llama", {"score"}),
+        ("xlnet", {"sequence_summary.summary", "logits_proj"}),
+    ],
+)
+def test_a_new_head_is_not_held_in_4_bits(tmp_path: Path, architecture: str, head: set[str]) -> None:
+    import torch
+    from bitsandbytes.nn import Linear4bit
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForSequenceClassification
+
+    sizes = {"vocab_size": 64, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "d_head": 16}
+    ends = {"encoder_layers": 1, "decoder_layers": 1} if architecture == "bart" else {}
+    config = CONFIG_MAPPING[architecture](**sizes, **ends, num_attention_heads=4)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path, quantization_config=nf4(torch.float32, config))
+    linear = {name: module for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+    assert {name for name, module in linear.items() if not isinstance(module, Linear4bit)} == head

@@ -82,17 +82,27 @@ def _padding(tokenizer: Any, rows: int) -> str:
     return found
 
 
-def nf4(has_head: bool, compute: torch.dtype) -> BitsAndBytesConfig:
-    """How a base is held in 4 bits."""
+def is_of_the_head(name: str, model: Any) -> bool:
+    """Whether a module or weight of this name belongs to the head, as does a pooler in the body."""
+    return not name.startswith(f"{model.base_model_prefix}.") or ".pooler." in name
+
+
+def nf4(compute: torch.dtype, scoring: Any = None) -> BitsAndBytesConfig:
+    """How a base is held in 4 bits; ``scoring`` is the configuration of one with a head, which learns in full."""
     return BitsAndBytesConfig(
-        llm_int8_skip_modules=["score", "classifier", "pooler.dense", "pre_classifier", "head.dense"]
-        if has_head
-        else None,  # a new head learns in full
+        llm_int8_skip_modules=_layers_of_the_head(scoring) if scoring else None,
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute,
     )
+
+
+def _layers_of_the_head(config: Any) -> list[str]:
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    layers = (name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear))
+    return [name for name in layers if is_of_the_head(name, model)]
 
 
 def keep_quantised_weights_in_place(model: Any) -> None:
@@ -118,7 +128,7 @@ def load_scorer(folder: Path, base: Path | None, device: str, adapter: AdapterTy
     model = AutoModelForSequenceClassification.from_pretrained(
         folder if whole else base,
         config=config,
-        quantization_config=nf4(True, torch.float32) if quantised else None,
+        quantization_config=nf4(torch.float32, config) if quantised else None,
         dtype=torch.float32,
         device_map={"": device},
         use_safetensors=True,

@@ -23,7 +23,15 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.base_model import FromConfig
 from finetune_storage import fetch_model
 from finetune_trainer import new_tokens
-from finetune_trainer.head import QUANTISED, Head, fit_padding, head_of, keep_quantised_weights_in_place, nf4
+from finetune_trainer.head import (
+    QUANTISED,
+    Head,
+    fit_padding,
+    head_of,
+    is_of_the_head,
+    keep_quantised_weights_in_place,
+    nf4,
+)
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.kernels import fuse
 from finetune_trainer.machine import Numerics
@@ -113,14 +121,14 @@ def _from_folder(
     # Weights that learn are kept in float32: bfloat16 would swallow small updates. Frozen ones need not be.
     small = adapter.type != "Full" and numerics.device == "cuda" and numerics.bf16
     kind = AutoModelForSequenceClassification if head else AutoModelForCausalLM
+    scoring = AutoConfig.from_pretrained(folder, local_files_only=True) if head else None
+    compute = torch.bfloat16 if numerics.bf16 else torch.float32
     model, report = kind.from_pretrained(
         folder,
         **(head.settings() if head else {}),
         dtype=torch.bfloat16 if small else torch.float32,
         device_map={"": numerics.device},
-        quantization_config=nf4(head is not None, torch.bfloat16 if numerics.bf16 else torch.float32)
-        if quantised
-        else None,
+        quantization_config=nf4(compute, scoring) if quantised else None,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
@@ -129,7 +137,7 @@ def _from_folder(
     if quantised:
         keep_quantised_weights_in_place(model)
     missing = sorted(report["missing_keys"])
-    _check_whole(missing, f"{model.base_model_prefix}." if head else "")
+    _check_whole([name for name in missing if not (head and is_of_the_head(name, model))])
     return model, tuple(sorted({name.rpartition(".")[0] for name in missing}))
 
 
@@ -143,12 +151,8 @@ def _drop_idle_settings(generation: GenerationConfig) -> None:
             setattr(generation, name, None)
 
 
-def _check_whole(missing: list[str], body: str) -> None:
-    """Weights that are not in the files would be random, of which transformers only warns; a new head's are meant to be.
-
-    ``body``: how the names of those that must be there begin. A pooler is the head's.
-    """
-    lost = [name for name in missing if name.startswith(body) and not (body and ".pooler." in name)]
+def _check_whole(lost: list[str]) -> None:
+    """Weights that are not in the files would be random, of which transformers only warns; a new head's are meant to be."""
     if lost:
         raise ValueError(
             f"its files lack {len(lost)} of the weights that its config.json asks for, the first {lost[0]}"
