@@ -26,14 +26,12 @@ from finetune_api.artifacts import (
     ResolvedRewardModel,
     job_folder,
 )
-from finetune_api.model import Digest
 from finetune_api.pods import JobConfig, Report
 from finetune_api.pods import Prepared as Outcome
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
-    DatasetStatus,
     PlanStatus,
     ResolvedBaseModel,
     TrainerMetric,
@@ -53,7 +51,7 @@ from finetune_trainer.data.findings import Findings
 from finetune_trainer.data.mixing import Mixing
 from finetune_trainer.data.preview import write_preview
 from finetune_trainer.data.progress import Progress
-from finetune_trainer.data.reporting import data_report
+from finetune_trainer.data.reporting import data_report, dataset_status
 from finetune_trainer.data.sources import SourceFile, fetch_sources
 from finetune_trainer.data.splits import Prepared, Wanted, prepare_splits
 from finetune_trainer.data.suites import guarded, prepare_suites
@@ -271,29 +269,12 @@ def _publish(
         )
     )
     store.put(RESOLVED, resolved)
-    status = _status(checked, splits, digest_of(resolved))
+    status = dataset_status(checked.data, checked.found, [split.statistics for split in splits], digest_of(resolved))
     return Outcome(dataset=status, plan=_plan_status(plan, choices))
 
 
 def _plan_status(plan: Plan, choices: Choices) -> PlanStatus:
     return PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict())
-
-
-def _status(checked: Checked, splits: list[PreparedSplit], resolved_digest: Digest) -> DatasetStatus:
-    data, found = checked.data, checked.found
-    return DatasetStatus(
-        format=data.row_format,
-        splits=[split.statistics for split in splits],
-        duplicates=data.duplicates,
-        invalid=data.findings.count,
-        near_duplicates=data.near_duplicates or 0,
-        out_of_range=found.out_of_range,
-        overlapping=found.overlapping,
-        contaminated=found.contaminated,
-        mixed=len(found.mixed.tokens),
-        sensitive=sum(survey.sensitive for survey in found.surveys.values()),
-        resolved_digest=resolved_digest,
-    )
 
 
 def _splits(checked: Checked, plan: Plan, method: str) -> list[PreparedSplit]:

@@ -1,4 +1,4 @@
-"""data/report.json out of what was read, left out and found."""
+"""data/report.json and status.dataset out of what was read, left out and found."""
 
 from bisect import bisect_left
 from collections.abc import Iterable
@@ -14,6 +14,8 @@ from finetune_api.data_report import (
     SourceReport,
     SplitReport,
 )
+from finetune_api.model import Digest
+from finetune_api.v1alpha1.finetunejob_status import DatasetStatus, SplitStatistics
 from finetune_trainer.data.examining import Examined
 from finetune_trainer.data.measuring import Lengths
 from finetune_trainer.data.sources import SourceFile, SplitName
@@ -49,6 +51,25 @@ def data_report(
             _split(split, found.lengths[split], found.surveys[split], None if joined else training.max_length)
             for split in data.files
         ],
+    )
+
+
+def dataset_status(
+    data: Prepared, found: Examined, splits: list[SplitStatistics], resolved_digest: Digest
+) -> DatasetStatus:
+    """What the job's status says of the rows."""
+    return DatasetStatus(
+        format=data.row_format,
+        splits=splits,
+        duplicates=data.duplicates,
+        invalid=data.findings.count,
+        near_duplicates=data.near_duplicates or 0,
+        out_of_range=found.out_of_range,
+        overlapping=found.overlapping,
+        contaminated=found.contaminated,
+        mixed=len(found.mixed.tokens),
+        sensitive=sum(survey.sensitive for survey in found.surveys.values()),
+        resolved_digest=resolved_digest,
     )
 
 
