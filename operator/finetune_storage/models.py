@@ -3,6 +3,7 @@
 Only data is fetched (safetensors, JSON, tokenizer files): no pickles and no code, whatever the folder holds.
 """
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,12 @@ Model = ResolvedBaseModel | ModelRef
 
 SUFFIXES = (".safetensors", ".json", ".model", ".txt", ".jinja")
 """Files of a model that are data: weights, configuration, tokenizer."""
+WEIGHTS = ".safetensors"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+"""All weights, or the names of the files that hold them."""
+
+Fetch = Callable[[Callable[[str], bool]], object]
+"""Downloads the files of a model whose names are wanted."""
 
 
 def is_model_file(path: str) -> bool:
@@ -57,21 +64,44 @@ def fetch_model(
     patience: float = PATIENCE_SECONDS,
     secret_wait: float = SECRET_WAIT_SECONDS,
 ) -> Path:
-    """Download a model's ``wanted`` files, verified where there is a manifest; ``dest``."""
+    """Download a model's ``wanted`` files, verified where there is a manifest; ``dest``. Of the weights only those that are read:
+    some folders hold them twice, in another layout beside."""
+    fetch = _fetch(ref, dest, secrets, patience, secret_wait)
+    fetch(lambda name: wanted(name) and not name.endswith(WEIGHTS))
+    read = _files_of_weights(dest, _uri(ref))
+    fetch(lambda name: wanted(name) and name in read)
+    return dest
+
+
+def _fetch(ref: Model, dest: Path, secrets: Path | None, patience: float, secret_wait: float) -> Fetch:
     uri = _uri(ref)
     if uri.startswith(HUB):
         hub = _hub(ref, secrets, patience, secret_wait)
         commit, files = hub.look()
-        for name in filter(wanted, files):
-            hub.download(name, commit, dest)
-        return dest
+        return _one_by_one(files, lambda name: hub.download(name, commit, dest))
     store = open_store(uri, secrets, missing=Reason.MODEL_NOT_FOUND, patience=patience, secret_wait=secret_wait)
     if ref.digest is not None or store.exists(MANIFEST):
-        fetch_folder(store, "", dest, ref.digest, wanted)
-        return dest
-    for name in filter(wanted, _listed(store)):
-        store.download(name, dest / name)
-    return dest
+        return lambda wanted: fetch_folder(store, "", dest, ref.digest, wanted)
+    return _one_by_one(_listed(store), lambda name: store.download(name, dest / name))
+
+
+def _one_by_one(names: list[str], download: Callable[[str], object]) -> Fetch:
+    def fetch(wanted: Callable[[str], bool]) -> None:
+        for name in filter(wanted, names):
+            download(name)
+
+    return fetch
+
+
+def _files_of_weights(folder: Path, uri: str) -> set[str]:
+    """By the index, where there is one."""
+    index = folder / INDEX
+    if not index.exists():
+        return {WHOLE}
+    try:
+        return {WHOLE, *json.loads(index.read_bytes())["weight_map"].values()}
+    except (ValueError, KeyError) as error:
+        raise Failure(Reason.MODEL_NOT_FOUND, f"{uri}: {INDEX} does not say which files hold the weights") from error
 
 
 def _hub(ref: Model, secrets: Path | None, patience: float, secret_wait: float) -> Hub:

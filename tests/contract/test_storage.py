@@ -1,5 +1,6 @@
 """finetune_storage against a real S3 server: bytes, folders, and the reason of every way it can fail."""
 
+import json
 import ssl
 import subprocess
 import threading
@@ -169,6 +170,7 @@ class TestModels:
             "pytorch_model.bin",
             "modeling.py",
             "original/model.safetensors",
+            "consolidated.safetensors",  # the same weights again, in the layout of whoever trained them
         ):
             store.put(name, b"{}")
         ref = ModelRef(uri=f"{bucket}/folder")
@@ -177,13 +179,27 @@ class TestModels:
         fetch_model(ref, tmp_path / "model", secret)
         assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
 
+    def test_of_weights_in_parts_those_of_the_index_are_fetched(
+        self, store: Store, bucket: str, secret: Path, tmp_path: Path
+    ) -> None:
+        index, parts = "model.safetensors.index.json", [f"model-0000{part}-of-00002.safetensors" for part in (1, 2)]
+        store.put(index, json.dumps({"weight_map": {"a": parts[0], "b": parts[1], "c": parts[1]}}).encode())
+        for name in (*parts, "consolidated.safetensors"):
+            store.put(name, b"{}")
+        fetch_model(ModelRef(uri=f"{bucket}/folder"), tmp_path / "model", secret)
+        assert sorted(path.name for path in (tmp_path / "model").iterdir()) == sorted([index, *parts])
+        store.put(index, b"{}")
+        end = failure(fetch_model, ModelRef(uri=f"{bucket}/folder"), tmp_path / "other", secret)
+        assert f"{bucket}/folder: {index} does not say" in end.message
+
     def test_an_artifact_is_pinned_by_its_digest(
         self, store: Store, folder: Path, bucket: str, secret: Path, tmp_path: Path
     ) -> None:
+        (folder / "weights.safetensors").rename(folder / "model.safetensors")
         digest = commit_folder(store, folder, "model", Manifest(kind="Model", files=[]))
         pinned, _ = pin_model(ModelRef(uri=f"{bucket}/folder/model"), secret)
         assert pinned.digest == digest
-        store.put("model/weights.safetensors", b"swapped")
+        store.put("model/model.safetensors", b"swapped")
         assert failure(fetch_model, pinned, tmp_path / "model", secret).reason is Reason.ARTIFACT_CORRUPT
 
     def test_a_model_that_is_not_there_is_named(self, bucket: str, secret: Path, tmp_path: Path) -> None:
