@@ -36,4 +36,5 @@ def concealed(sentence: str, secret: str) -> str:
 
 
 def _value(path: Path) -> str:
-    return path.read_text().strip() if path.is_file() else ""
+    """What is no text is some other program's: a keystore, say, or a bundle with names in Latin-1, which is used as a file."""
+    return path.read_text(errors="replace").strip() if path.is_file() else ""

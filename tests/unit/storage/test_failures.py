@@ -176,6 +176,8 @@ class TestSecret:
     def test_white_space_around_a_value_is_not_part_of_it(self, tmp_path: Path) -> None:
         (tmp_path / "HF_TOKEN").write_text("hf_x\n")
         assert read_secret(tmp_path, ("HF_TOKEN",), 0) == {"HF_TOKEN": "hf_x"}
+        (tmp_path / "keystore.jks").write_bytes(b"\xfe\xed\xfe\xed")
+        assert read_secret(tmp_path, ("HF_TOKEN",), 0)["HF_TOKEN"] == "hf_x"
 
     def test_an_empty_key_is_missing(self, tmp_path: Path) -> None:
         folder = tmp_path / "hub"
