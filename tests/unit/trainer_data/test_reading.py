@@ -120,7 +120,11 @@ class TestLines:
         assert [(each.place, each.expected) for each in findings.first] == [("line 4", "one JSON object per line")]
         assert findings.rows == 4
 
-    @pytest.mark.parametrize("data", [b"\xff\xfe{", b"[" * 100_000, b"1", b"null", b'"text"', b'[{"a": 1}]'])
+    @pytest.mark.parametrize(
+        "data",
+        [b"\xff\xfe{", b"[" * 100_000, b"1", b"null", b'"text"', b'[{"a": 1}]', b'{"a": ' + b"1" * 5_000 + b"}"],
+        ids=["no-utf-8", "too-deep", "number", "nothing", "text", "list", "too-many-digits"],
+    )
     def test_what_is_no_row_is_a_finding(self, tmp_path: Path, data: bytes) -> None:
         rows, findings = self.read(tmp_path, data + b'\n{"a": 1}')
         assert rows == [("line 2", {"a": 1})]

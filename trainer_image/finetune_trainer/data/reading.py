@@ -93,6 +93,8 @@ def _parse(line: bytes) -> dict[str, Any]:
         raise Broken("", f"no valid JSON ({error.msg} at column {error.colno})", "one JSON object per line") from None
     except RecursionError:
         raise Broken("", "JSON nested too deeply", "one JSON object per line") from None
+    except ValueError:  # Python's limit for the digits of an integer; all else that is wrong has a class of its own
+        raise Broken("", "a number of too many digits", "one JSON object per line") from None
     if not isinstance(row, dict):
         kind = "a list" if isinstance(row, list) else "a single value"
         raise Broken("", kind, "one JSON object per line")
