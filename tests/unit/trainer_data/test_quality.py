@@ -57,6 +57,9 @@ class TestNear:
     def test_nothing_is_near_nothing(self) -> None:
         assert near("short", "", "other") == [False, False, False]
 
+    def test_texts_without_words_are_near_only_to_the_same(self) -> None:
+        assert near("\N{GRINNING FACE}", "\N{CRYING FACE}", "?!", "\N{GRINNING FACE}") == [False, False, False, True]
+
     def test_scripts_without_spaces(self) -> None:
         one = "".join(chr(0x4E00 + each) for each in random.Random(1).choices(range(5000), k=200))
         assert near(one, one[:100] + "。" + one[100:], one[::-1]) == [False, True, False]

@@ -28,6 +28,10 @@ Signatures = npt.NDArray[np.uint16]
 def signature(text: str) -> bytes:
     """The smallest hash of the text's runs, for each of HASHES hash functions; of each the lower half is kept."""
     shingles = runs(text, RUN, whole=True)
+    if not len(shingles):  # signs and pictures only: near nothing but the same again
+        shingles = np.frombuffer(
+            hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), np.uint64
+        )
     least = np.full(HASHES, 2**32 - 1, np.uint64)
     for start in range(0, len(shingles), AT_A_TIME):
         hashed = (shingles[start : start + AT_A_TIME, None] * _FACTORS + _SUMMANDS) >> np.uint64(32)
