@@ -131,3 +131,31 @@ def test_a_whole_model_is_no_earlier_adapter(field: str) -> None:
 def test_a_job_is_not_its_own_earlier_adapter(field: str) -> None:
     status = World(a_job(**EARLIER[field]({"jobRef": {"name": "bot"}}))).settle()
     assert "names this job itself" in message(status, "Accepted")
+
+
+REFERENCES: dict[str, dict[str, Any]] = {
+    "baseModel.jobRef": {"baseModel": {"jobRef": {"name": "first"}}},
+    "adapter.initial.jobRef": {"adapter": {"type": "LoRA", "initial": {"jobRef": {"name": "first"}}}},
+    "evaluation.previous.jobRef": {"evaluation": {"previous": {"jobRef": {"name": "first"}}}, "dataset": HELD_OUT},
+}
+TAKES = {"baseModel.jobRef": "a whole model: a job with adapter Full"}
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        ("Adapter", "an adapter"),
+        ("Model", "a whole model"),
+        ("Endpoint", "a model that lives at a provider"),
+    ],
+)
+def test_what_was_made_instead_is_said(reference: str, kind: str, made: str) -> None:
+    complete = upstream_status("Complete", "Complete", artifact={"kind": kind, **ARTIFACT})
+    status = World(a_job("first", status=complete), a_job(**REFERENCES[reference])).settle()
+    wanted = "Model" if reference == "baseModel.jobRef" else "Adapter"
+    if kind == wanted:
+        assert condition(status, "Accepted") == ("True", "Supported")
+        return
+    takes = TAKES.get(reference, "an adapter: a job with adapter LoRA")
+    assert message(status, "Accepted").startswith(f"FineTuneJob first made {made}; {reference} takes {takes}")
