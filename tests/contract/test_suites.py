@@ -18,6 +18,7 @@ from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
 from finetune_storage import Store, open_store
 from finetune_trainer import prepare, recipe, suites
+from finetune_trainer.data.suites import prepare_suites
 from json_lines import stored
 from prepared_jobs import colour_rows, training
 from tiny_models import tiny_tokenizer, write_tiny_llama
@@ -158,3 +159,12 @@ def test_a_suite_is_as_long_as_the_base_can_read(
     monkeypatch.setattr(suites, "read_file", lambda *_: [Row("1", colour_rows(1)[0])])
     exam = suites.exams(inputs, SimpleNamespace(model=model, tokenizer=tiny_tokenizer()))["general"]
     assert (exam.max_length, exam.max_new_tokens, exam.virtual_tokens) == (longest, answer, 48)
+
+
+def test_a_row_that_is_none_is_refused_though_enough_others_follow(store: Store, secret: Path, tmp_path: Path) -> None:
+    rows = stored(store, "general.jsonl", [GENERAL[0], {"text": 7}, *GENERAL[1:4]])
+    evaluation = EvaluationSpec.model_validate({"suites": [{"name": "general", **rows, "maxRows": 2}]})
+    with pytest.raises(Failure, match=r"evaluation.suites, general: .*line 2"):
+        prepare_suites(
+            evaluation, Places(secrets_dir=secret.parent, work_dir=tmp_path, secret_wait=1), tiny_tokenizer()
+        )

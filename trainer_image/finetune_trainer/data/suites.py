@@ -53,7 +53,10 @@ def _prepare(suite: EvaluationSuite, metrics: list[Metric], places: Places, toke
     if shape == "Text" and (answered := sorted(ANSWERED & set(metrics))):
         raise _refused(suite, f"{answered[0]} compares answers, and rows of Text have none; take Loss or Perplexity")
     path = places.work_dir / DATA / f"suite-{suite.name}.jsonl"
-    rows = list(islice(_checked(suite, files, row_format), suite.max_rows))
+    findings = Findings()
+    rows = list(islice(_checked(files, row_format, findings), suite.max_rows))
+    if findings.count:
+        raise _refused(suite, findings.sentence())
     path.write_bytes(b"".join(json.dumps(row, ensure_ascii=False).encode() + b"\n" for row in rows))
     return PreparedSuite(
         name=suite.name,
@@ -66,15 +69,12 @@ def _prepare(suite: EvaluationSuite, metrics: list[Metric], places: Places, toke
     )
 
 
-def _checked(suite: EvaluationSuite, files: list[SourceFile], row_format: RowFormat) -> Iterator[Row]:
-    findings = Findings()
+def _checked(files: list[SourceFile], row_format: RowFormat, findings: Findings) -> Iterator[Row]:
     for name, place, row in rows_of(files, findings):
         try:
             yield canonical(row, row_format, Columns(), frozenset())
         except Broken as broken:
             findings.add(name, place, broken)
-    if findings.count:
-        raise _refused(suite, findings.sentence())
 
 
 def _longest_answer(suite: EvaluationSuite, rows: list[Row], shape: PreparedFormat, tokenizer: Any) -> int:
