@@ -54,6 +54,12 @@ def test_rows_out_of_range_are_left_out_and_counted(tmp_path: Path) -> None:
     assert len((tmp_path / "data" / "train.jsonl").read_text().splitlines()) == 2
 
 
+def test_rows_of_a_split_that_is_left_without_are_not_counted_with_those_of_another(tmp_path: Path) -> None:
+    short = [{"text": f"word {place}"} for place in range(3)]
+    with pytest.raises(Failure, match="no rows are left for train: of 3 rows 3 have fewer tokens"):
+        examined(tmp_path, {"train": short, "test": [{"text": "one"}, {"text": "word " * 5}]}, "cpt", min_tokens=4)
+
+
 def test_the_preview_marks_what_is_learned(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"prompt": "what is", "completion": " this"}\n')

@@ -79,7 +79,7 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
     lengths = found.lengths[split] = Lengths()
     survey = found.surveys[split] = Survey(data.rows[split], looking.labels)
     progress.begin(f"examining {split}", data.rows[split])
-    before = data.findings.count
+    before, outside = data.findings.count, found.out_of_range
     with kept.open("wb") as out:
         for line, row, example in _encoded(_batches(path), split, looking.encoder, data.findings):
             progress.step()
@@ -94,7 +94,7 @@ def _split(data: Prepared, split: SplitName, looking: Looking, found: Examined, 
     if not lengths.tokens:
         raise Failure(
             Reason.DATA_INVALID,
-            f"no rows are left for {split}: of {data.rows[split]} rows {found.out_of_range} have fewer tokens than "
+            f"no rows are left for {split}: of {data.rows[split]} rows {found.out_of_range - outside} have fewer tokens than "
             f"dataset.quality.minTokens or more than maxTokens, {found.contaminated} contain held-out rows (decontaminate), and "
             f"{data.findings.count - before} are refused by the base model's chat template",
         )
