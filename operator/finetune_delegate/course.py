@@ -7,10 +7,10 @@ from pathlib import Path
 from finetune_api.artifacts import METRICS
 from finetune_api.model import MAX_SENTENCE
 from finetune_api.pods import Report
-from finetune_api.v1alpha1.finetunejob_status import TrainerMetric, TrainerStatus
+from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
 from finetune_api.v1alpha1.provider import ProviderStatus
 from finetune_delegate.provider import Logged, View
-from finetune_stage.report import Reporter
+from finetune_stage.report import Reporter, metrics_of
 from finetune_storage import Store
 
 LOSSES = ("train_loss", "loss")
@@ -73,7 +73,7 @@ class Course:
         status = TrainerStatus(
             progress_percentage=percent,
             estimated_remaining_seconds=view.seconds_left,
-            metrics=[TrainerMetric(name=name, value=f"{value:.6g}") for name, value in (counts | figures).items()][:64],
+            metrics=metrics_of(counts | figures)[:64],
             last_updated_time=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         )
         return Report(trainer_status=status, checkpoints=list(view.checkpoints) or None, provider=self.status(view))

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune_api.pods import REPORT_CA_ENV, REPORT_TOKEN_ENV, REPORT_URL_ENV, Report
+from finetune_api.v1alpha1.finetunejob_status import TrainerMetric
 
 PAUSE_SECONDS = 2.0
 TIMEOUT_SECONDS = 5.0
@@ -31,6 +32,12 @@ def destination(environment: Mapping[str, str]) -> Destination | None:
     """As the environment says; without a URL nothing is reported."""
     url, token, ca = (environment.get(name) for name in (REPORT_URL_ENV, REPORT_TOKEN_ENV, REPORT_CA_ENV))
     return Destination(url, Path(token) if token else None, Path(ca) if ca else None) if url else None
+
+
+def metrics_of(figures: Mapping[str, float]) -> list[TrainerMetric]:
+    """As a report has them: counts by all their digits, others by six."""
+    digits = {name: 15 if isinstance(value, int) else 6 for name, value in figures.items()}
+    return [TrainerMetric(name=name, value=f"{value:.{digits[name]}g}") for name, value in figures.items()]
 
 
 class Reporter:

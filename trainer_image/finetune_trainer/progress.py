@@ -12,11 +12,10 @@ from finetune_api.pods import Report
 from finetune_api.v1alpha1.finetunejob_status import (
     Checkpoint,
     MemoryMeasured,
-    TrainerMetric,
     TrainerStatus,
     ValidationStatus,
 )
-from finetune_stage.report import Reporter
+from finetune_stage.report import Reporter, metrics_of
 from finetune_storage import Store
 from finetune_trainer.checkpoints import now
 
@@ -123,9 +122,7 @@ class Progress:
         self._status = TrainerStatus(
             progress_percentage=min(99, 100 * step // self._steps),  # 100 is for what is published
             estimated_remaining_seconds=left,
-            metrics=[
-                TrainerMetric(name=name, value=f"{value:.6g}") for name, value in (counts | (figures or {})).items()
-            ],
+            metrics=metrics_of(counts | (figures or {})),
         )
         self._send()
 

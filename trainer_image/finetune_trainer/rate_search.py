@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 from finetune_api.artifacts import RATE_SEARCH, RateSearch, Resolved, ResolvedSearch
 from finetune_api.pods import Report
 from finetune_api.reasons import Failure, Reason
-from finetune_api.v1alpha1.finetunejob_status import TrainerMetric, TrainerStatus
-from finetune_stage.report import Reporter
+from finetune_api.v1alpha1.finetunejob_status import TrainerStatus
+from finetune_stage.report import Reporter, metrics_of
 from finetune_storage import document
 from finetune_trainer.inputs import Inputs
 from finetune_trainer.train import make_ready, take_steps
@@ -119,7 +119,7 @@ class _Rising(TrainerCallback):  # type: ignore[misc]  # transformers has no typ
         diverged = has_diverged(smoothed([loss for _, loss in self.curve]))
         control.should_training_stop = control.should_training_stop or diverged
         figures = {"searchStep": state.global_step, "searchSteps": len(self._rates), "searchLoss": loss}
-        metrics = [TrainerMetric(name=name, value=f"{value:.6g}") for name, value in figures.items()]
+        metrics = metrics_of(figures)
         self._reporter.send(Report(trainer_status=TrainerStatus(progress_percentage=0, metrics=metrics)))
 
 

@@ -58,6 +58,10 @@ def test_a_logged_step_is_written_said_and_reported(
     status = sent.reports[-1].trainer_status
     assert status.progress_percentage == 10
     assert {metric.name: metric.value for metric in status.metrics or []}["loss"] == "2.5"
+    progress.logged(40, 123_456_789, FIGURES)
+    assert {metric.name: metric.value for metric in sent.reports[-1].trainer_status.metrics or []}[
+        "tokens"
+    ] == "123456789"
 
 
 def test_the_end_is_reported_only_when_all_is_published(tmp_path: Path, sent: Sent) -> None:
