@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 from finetune_api.pods import REPORT_CA_ENV, REPORT_TOKEN_ENV, REPORT_URL_ENV, Report
@@ -73,7 +74,8 @@ class Reporter:
         while (report := self._next()) is not None:
             try:
                 self._post(report)
-            except (OSError, ValueError) as error:  # URLError, timeouts and an unreadable token are OSErrors
+            # URLError, timeouts and an unreadable token are OSErrors; what is no HTTP is none.
+            except (OSError, ValueError, HTTPException) as error:
                 self.failures += 1
                 if self.failures == 1:
                     print(f"progress report failed ({error}); training goes on", flush=True)

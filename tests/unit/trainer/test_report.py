@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 
@@ -67,6 +68,20 @@ def test_an_absent_server_or_token_costs_nothing(tmp_path: Path) -> None:
     assert reporter.failures == 1
     with Reporter(None) as silent:
         silent.send(a_report(1))
+
+
+def test_a_server_that_does_not_speak_http_is_one_more_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mumbling(StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"hello?\r\n")
+
+    monkeypatch.setattr(report, "PAUSE_SECONDS", 0.01)
+    with ThreadingTCPServer(("127.0.0.1", 0), Mumbling) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with Reporter(Destination(f"http://127.0.0.1:{server.server_address[1]}/status", None, None)) as reporter:
+            reporter.send(a_report(1))
+        server.shutdown()
+    assert reporter.failures == 1
 
 
 def test_the_environment_names_the_server() -> None:
