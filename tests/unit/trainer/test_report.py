@@ -74,6 +74,7 @@ def test_a_server_that_does_not_speak_http_is_one_more_failure(monkeypatch: pyte
     class Mumbling(StreamRequestHandler):
         def handle(self) -> None:
             self.wfile.write(b"hello?\r\n")
+            self.rfile.read()  # the client hangs up
 
     monkeypatch.setattr(report, "PAUSE_SECONDS", 0.01)
     with ThreadingTCPServer(("127.0.0.1", 0), Mumbling) as server:
