@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import openai_stand_in
 from finetune_api.artifacts import RESOLVED, Manifest, ResolvedDelegation, job_folder
 from finetune_api.pods import JobConfig, Trained
 from finetune_api.reasons import Failure
@@ -16,6 +17,7 @@ from finetune_delegate import recipe
 from finetune_delegate.provider import Task
 from finetune_stage.outcome import Places
 from finetune_storage import commit_folder, document, open_store
+from openai_stand_in import OpenAI
 from prepared_jobs import UID, Rows, _write, colour_chats
 from stage_process import ForkedProgram, fork_stage
 
@@ -76,6 +78,14 @@ def delegated_job(
         delegate_image="operator@sha256:0",
         dry_run=dry_run,
     )
+
+
+def openai_job(
+    bucket: str, secrets_dir: Path, openai: OpenAI, base: str = openai_stand_in.BASE, **more: Any
+) -> JobConfig:
+    """One at the played service with OpenAI's API."""
+    backend = {"openai": {"baseUrl": openai.url, "secretRef": {"name": "openai"}, **more.pop("backend", {})}}
+    return delegated_job(bucket, secrets_dir, backend, f"openai://{base}", **more)
 
 
 def task(config: JobConfig, secrets_dir: Path, work: Path, patience: float = 20.0) -> Task:

@@ -15,6 +15,9 @@ KEY = "sk-test"
 BASE = "gpt-4o-mini-2024-07-18"
 RUN = ("validating_files", "queued", "running", "running", "succeeded")
 FIRST_DAY = 1_790_000_000
+JOBS = "/v1/fine_tuning/jobs"
+ONE = f"{JOBS}/[^/]+"
+"""Paths of faults."""
 
 
 def error(

@@ -12,6 +12,7 @@ from uuid import uuid4
 import pytest
 
 from finetune_storage import Store, open_store
+from openai_stand_in import KEY, OpenAI
 from prepare_stage import Prepare
 from s3_server import S3Server, serve
 from tiny_models import write_tiny_llama
@@ -63,6 +64,27 @@ def secret(s3_server: S3Server, tmp_path: Path) -> Path:
 def secrets_dir(secret: Path) -> Path:
     """Folder of the mounted Secrets."""
     return secret.parent
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delegates pause for a moment only."""
+    from finetune_delegate import openai_service, patience, vertex_service
+
+    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
+    for service in (openai_service, vertex_service):
+        monkeypatch.setattr(service, "RENEWAL_SECONDS", 0.05)
+
+
+@pytest.fixture
+def openai(tmp_path: Path) -> Iterator[OpenAI]:
+    """A service with OpenAI's API, played, and its key in a mounted Secret named openai."""
+    service = OpenAI()
+    key = tmp_path / "secrets" / "openai"
+    key.mkdir(parents=True)
+    (key / "OPENAI_API_KEY").write_text(f"{KEY}\n")
+    yield service
+    service.close()
 
 
 @pytest.fixture

@@ -1,59 +1,32 @@
-"""A delegated job at a service with OpenAI's API: the real client, a real S3 server; the service is played (openai_stand_in)."""
+"""A delegated job at a service with OpenAI's API: the real client, a real S3 server; the service is played (openai_stand_in).
+
+How it fails has a file of its own.
+"""
 
 import json
 import signal
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from delegated_jobs import ROWS, delegated_job, ended, run_here, start_delegate, task
+from delegated_jobs import ROWS, openai_job, run_here, start_delegate, task
 from finetune_api.artifacts import EVALUATION, Manifest
-from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown, Summary
-from finetune_api.reasons import Reason
-from finetune_delegate import examine, openai_service, patience, recipe
+from finetune_api.pods import REPORT_URL_ENV, Shown, Summary
+from finetune_delegate import examine, openai_service, recipe
 from finetune_stage.rows import Row
 from finetune_stage.scores import EvaluationFile
-from openai_stand_in import BASE, KEY, OpenAI
+from openai_stand_in import BASE, JOBS, ONE, OpenAI
 from prepared_jobs import UID, job_store
 from report_server import ReportServer
 from stand_in import Fault
 
-JOBS = "/v1/fine_tuning/jobs"
-ONE = f"{JOBS}/[^/]+"
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(openai_service, "RENEWAL_SECONDS", 0.05)
-
-
-@pytest.fixture
-def openai() -> Iterator[OpenAI]:
-    service = OpenAI()
-    yield service
-    service.close()
-
-
-@pytest.fixture
-def secrets_dir(secret: Path) -> Path:
-    key = secret.parent / "openai"
-    key.mkdir()
-    (key / "OPENAI_API_KEY").write_text(KEY + "\n")
-    return secret.parent
-
-
-def a_job(bucket: str, secrets_dir: Path, openai: OpenAI, base: str = BASE, **more: Any) -> JobConfig:
-    backend = {"openai": {"baseUrl": openai.url, "secretRef": {"name": "openai"}, **more.pop("backend", {})}}
-    return delegated_job(bucket, secrets_dir, backend, f"openai://{base}", **more)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def test_a_job_is_tuned_evaluated_and_recorded(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
     gate = [{"metric": "ExactMatch", "min": 0.9, "beats": ["Base"]}]
     judged = {"gate": gate, "metrics": ["MacroF1"], "labels": ["red", "green", "blue"]}
-    config = a_job(bucket, secrets_dir, openai, evaluation=judged)
+    config = openai_job(bucket, secrets_dir, openai, evaluation=judged)
     trained = run_here(config, secrets_dir, tmp_path / "work")
 
     assert trained.artifact.kind == "Endpoint"
@@ -92,14 +65,14 @@ def test_answers_that_call_tools_are_not_asked_for(
     said = {"role": "assistant", "content": "", "tool_calls": [call]}
     calls = [{"messages": [*row["messages"][:-1], said]} for row in ROWS["test"][:2]]
     rows = ROWS | {"test": [*ROWS["test"], *calls]}
-    trained = run_here(a_job(bucket, secrets_dir, openai, rows=rows), secrets_dir, tmp_path / "work")
+    trained = run_here(openai_job(bucket, secrets_dir, openai, rows=rows), secrets_dir, tmp_path / "work")
     assert trained.evaluation is not None
     assert (trained.evaluation.rows, trained.evaluation.tuned) == (len(ROWS["test"]), {"ExactMatch": 1.0})
     assert "2 of 8 test rows are not asked: their answers call tools" in capsys.readouterr().out
 
 
 def test_every_option_reaches_the_service(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    config = a_job(
+    config = openai_job(
         bucket,
         secrets_dir,
         openai,
@@ -132,7 +105,7 @@ def test_a_preference_becomes_the_services_own_shape(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
     pairs = [{"prompt": f"red {n}", "chosen": "red", "rejected": "blue"} for n in range(10)]
-    config = a_job(bucket, secrets_dir, openai, rows={"train": pairs}, method={"dpo": {"beta": 0.2}})
+    config = openai_job(bucket, secrets_dir, openai, rows={"train": pairs}, method={"dpo": {"beta": 0.2}})
     run_here(config, secrets_dir, tmp_path / "work")
     (sent,) = openai.asked("POST", JOBS)
     assert sent.json["method"] == {"type": "dpo", "dpo": {"hyperparameters": {"beta": 0.2}}}
@@ -147,7 +120,7 @@ def test_what_was_answered_before_the_pod_died_is_not_asked_again(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(examine, "STORED_TOGETHER", 2)
-    config = a_job(bucket, secrets_dir, openai)
+    config = openai_job(bucket, secrets_dir, openai)
     provider, store = recipe.provider_of(task(config, secrets_dir, tmp_path)), job_store(config, secrets_dir)
     rows = [Row(str(number), fields) for number, fields in enumerate(ROWS["test"])]
     asked = "/v1/chat/completions"
@@ -167,7 +140,7 @@ def test_the_operator_is_told_states_losses_checkpoints_and_tokens(
 ) -> None:
     server = ReportServer()
     monkeypatch.setenv(REPORT_URL_ENV, server.url)
-    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    run_here(openai_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
     server.close()
     last = server.seen[-1][1]
     assert last["provider"] == {"job": "ftjob-1", "state": "Succeeded", "billedTokens": 4321}
@@ -182,7 +155,7 @@ def test_the_operator_is_told_states_losses_checkpoints_and_tokens(
 def test_a_second_attempt_after_the_end_asks_nothing(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
-    config = a_job(bucket, secrets_dir, openai)
+    config = openai_job(bucket, secrets_dir, openai)
     first = run_here(config, secrets_dir, tmp_path / "work")
     openai.requests.clear()
     assert run_here(config, secrets_dir, tmp_path / "again") == first
@@ -202,7 +175,7 @@ DEATHS = [
 def test_a_killed_pod_leads_to_one_tuning_job(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, method: str, path: str, carried_out: bool
 ) -> None:
-    config = a_job(bucket, secrets_dir, openai)
+    config = openai_job(bucket, secrets_dir, openai)
     kill = Fault(method, path, carried_out=carried_out, meanwhile=lambda: process.kill())
     openai.faults.append(kill)
     process = start_delegate(config, secrets_dir, tmp_path / "first")
@@ -226,7 +199,7 @@ def test_a_lost_answer_to_the_submission_is_looked_for(
 ) -> None:
     monkeypatch.setattr(openai_service, "TIMEOUT_SECONDS", 0.5)
     openai.faults.append(Fault(**vars(lost)))
-    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    run_here(openai_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
     assert openai.injected == 1
     assert len(openai.jobs) == 1
 
@@ -236,138 +209,18 @@ def test_a_duplicate_that_a_lagging_list_let_through_is_cancelled(
 ) -> None:
     openai.lag = 3
     openai.faults.append(Fault("POST", JOBS, carried_out=True))
-    trained = run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
+    trained = run_here(openai_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
     assert trained.artifact.provider is not None
     kept = trained.artifact.provider.job
     assert sorted(job["status"] for job in openai.jobs.values()) == ["cancelled", "succeeded"]
     assert openai.jobs[kept]["status"] == "succeeded"
 
 
-def limited(path: str, method: str = "GET", **more: Any) -> Fault:
-    body = {"error": {"message": "Rate limit reached", "type": "requests", "code": "rate_limit_exceeded"}}
-    return Fault(method, path, 429, body, {"Retry-After": "0.02"}, **more)
-
-
-@pytest.mark.parametrize("fault", [
-    pytest.param(limited(ONE, times=3), id="429 with Retry-After"),
-    pytest.param(limited(JOBS, "POST", times=2), id="429 on the submission"),
-    pytest.param(limited("/v1/chat/completions", "POST", times=5), id="429 while evaluating"),
-    pytest.param(Fault("GET", ONE, 500, {"error": {"message": "oops"}}, times=3), id="500"),
-    pytest.param(Fault("GET", f"{ONE}/events", 503, times=2), id="503 without a body"),
-    pytest.param(Fault("GET", ONE, times=3), id="dropped connections"),
-    pytest.param(Fault("POST", "/v1/files", times=1), id="a dropped upload"),
-    pytest.param(Fault("GET", JOBS, 502, times=2), id="502 on the list"),
-    pytest.param(Fault("GET", ONE, delay_seconds=0.6, times=1), id="a time-out"),
-])  # fmt: skip
-def test_what_may_pass_is_waited_out(
-    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openai_service, "TIMEOUT_SECONDS", 0.5)
-    wanted = fault.times
-    openai.faults.append(Fault(**vars(fault)))
-    trained = run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert openai.injected == wanted
-    assert trained.evaluation is not None
-    assert trained.evaluation.tuned == {"ExactMatch": 1.0}
-    assert len(openai.jobs) == 1
-
-
-def test_a_provider_that_stays_away_is_an_end_that_is_tried_again(
-    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
-) -> None:
-    openai.faults.append(Fault("GET", ONE, 503, {"error": {"message": "down"}}, times=1000))
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work", patience=0.1)
-    assert end.reason is Reason.PROVIDER_UNAVAILABLE
-    assert "503 down" in end.message
-
-
-def test_a_failed_job_ends_with_the_providers_words(
-    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
-) -> None:
-    openai.run = ("validating_files", "failed")
-    openai.end_error = {"code": "invalid_training_file", "message": "Line 3 is too long.", "param": "training_file"}
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert (end.reason, end.message) == (
-        Reason.BACKEND_ERROR, "The provider's job ftjob-1 failed: Line 3 is too long.",
-    )  # fmt: skip
-
-
-def test_a_job_cancelled_outside_says_so(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    openai.run = ("running", "cancelled")
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert (end.reason, end.message) == (
-        Reason.BACKEND_ERROR, "The provider's job ftjob-1 was cancelled at the provider",
-    )  # fmt: skip
-
-
-def test_an_unknown_state_is_shown_and_waited_out(
-    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    openai.run = ("simmering", "paused", "running", "succeeded")
-    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    said = capsys.readouterr().out
-    assert "ftjob-1 is Unknown. The provider calls its state 'simmering'." in said
-    assert "ftjob-1 is Paused." in said
-
-
-def test_a_refused_model_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    end = ended(a_job(bucket, secrets_dir, openai, base="claude"), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.MODEL_NOT_FOUND
-    assert end.message.startswith("baseModel openai://claude: Model claude is not available")
-
-
-def test_a_refused_key_names_its_secret(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    openai.key = "another"
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.ACCESS_DENIED
-    assert "key OPENAI_API_KEY of Secret 'openai'" in end.message
-    assert end.message.endswith("Incorrect API key provided: ….")
-    assert KEY not in end.message
-
-
-def test_a_missing_right_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    denied = {"error": {"message": "You have insufficient permissions: missing scopes: api.fine_tuning.jobs.write"}}
-    openai.faults.append(Fault("POST", JOBS, 403, denied))
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.ACCESS_DENIED
-    assert "missing scopes: api.fine_tuning.jobs.write" in end.message
-
-
-def test_a_key_that_is_renewed_while_the_job_runs_is_read_again(
-    bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(openai_service, "RENEWAL_SECONDS", 20.0)
-
-    def renew() -> None:
-        openai.key = "sk-new"
-        (secrets_dir / "openai" / "OPENAI_API_KEY").write_text("sk-new")
-
-    expired = {"error": {"message": "The API key has expired.", "code": "invalid_api_key"}}
-    openai.faults.append(Fault("GET", ONE, 401, expired, meanwhile=renew))
-    run_here(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert len(openai.jobs) == 1
-
-
-def test_a_used_up_quota_is_an_end(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    body = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
-    openai.faults.append(Fault("POST", JOBS, 429, body))
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.BACKEND_ERROR
-    assert "quota is used up: You exceeded your current quota" in end.message
-
-
-def test_a_missing_key_is_named(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
-    (secrets_dir / "openai" / "OPENAI_API_KEY").unlink()
-    end = ended(a_job(bucket, secrets_dir, openai), secrets_dir, tmp_path / "work")
-    assert end.reason is Reason.SECRET_NOT_FOUND
-    assert "OPENAI_API_KEY" in end.message
-
-
 def test_sigterm_does_not_cancel_and_cancel_does(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
     openai.run = ("running",)
-    config = a_job(bucket, secrets_dir, openai)
+    config = openai_job(bucket, secrets_dir, openai)
     openai.faults.append(Fault("GET", ONE, meanwhile=lambda: process.terminate()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     process.communicate(timeout=300)
@@ -379,7 +232,7 @@ def test_sigterm_does_not_cancel_and_cancel_does(
 
 def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path) -> None:
     openai.run = ("running",)
-    config = a_job(bucket, secrets_dir, openai)
+    config = openai_job(bucket, secrets_dir, openai)
     openai.faults.append(Fault("POST", JOBS, carried_out=True, meanwhile=lambda: process.kill()))
     process = start_delegate(config, secrets_dir, tmp_path / "first")
     process.communicate(timeout=300)
@@ -393,7 +246,9 @@ def test_a_cancel_finds_a_job_nobody_wrote_down(bucket: str, secrets_dir: Path, 
 def test_a_dry_run_shows_the_request_and_sends_nothing(
     bucket: str, secrets_dir: Path, openai: OpenAI, tmp_path: Path
 ) -> None:
-    shown = recipe.run(task(a_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path), poll_seconds=0.01)
+    shown = recipe.run(
+        task(openai_job(bucket, secrets_dir, openai, dry_run=True), secrets_dir, tmp_path), poll_seconds=0.01
+    )
     assert isinstance(shown, Shown)
     assert f"POST {openai.url}/fine_tuning/jobs" in shown.message
     assert '"training_file": "<uploaded train.jsonl>"' in shown.message

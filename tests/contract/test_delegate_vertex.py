@@ -10,7 +10,7 @@ import pytest
 from delegated_jobs import ROWS, delegated_job, ended, run_here, start_delegate, task
 from finetune_api.pods import REPORT_URL_ENV, JobConfig, Shown
 from finetune_api.reasons import Reason
-from finetune_delegate import patience, recipe, vertex_service
+from finetune_delegate import recipe, vertex_service
 from prepared_jobs import UID
 from report_server import ReportServer
 from stand_in import Fault
@@ -21,10 +21,7 @@ JOBS = f"{ROOT}/tuningJobs"
 ONE = f"{JOBS}/[0-9]+"
 
 
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(vertex_service, "RENEWAL_SECONDS", 0.05)
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def a_job(bucket: str, secrets_dir: Path, vertex: Vertex, base: str = BASE, **more: Any) -> JobConfig:
