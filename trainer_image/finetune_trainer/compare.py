@@ -1,10 +1,8 @@
 """Base against tuned model on the same held-out rows, and the gate's verdict: evaluation.json."""
 
-import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from finetune_api.artifacts import CHECKPOINTS
 from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.evaluation import GenerationSpec
 from finetune_api.v1alpha1.finetunejob_status import EvaluationStatus
@@ -25,6 +23,7 @@ from finetune_trainer.answering import cut_prompts
 from finetune_trainer.encode import Encoder
 from finetune_trainer.evaluate import Exam, at_rest
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.kept import kept_scores
 from finetune_trainer.machine import Numerics
 from finetune_trainer.methods.lesson import HeldOut
 from finetune_trainer.rewards import Judge
@@ -32,9 +31,6 @@ from finetune_trainer.sharding import in_step
 from finetune_trainer.suites import statuses
 from finetune_trainer.text_metrics import format_check
 from finetune_trainer.validation import Measure, Sums, Validation
-
-BASE_SCORES = f"{CHECKPOINTS}/base-scores.json"
-"""Kept for the attempts to come, as a checkpoint's weights are the base's no more."""
 
 
 def make_exam(inputs: Inputs, encoder: Encoder, stop_tokens: list[int], judge: Judge | None) -> Exam | None:
@@ -69,16 +65,15 @@ Score = Callable[[Any, Exam, Numerics], list[RowScore]]
 def base_scores(
     model: Any, exam: Exam | None, inputs: Inputs, numerics: Numerics, score: Score
 ) -> list[RowScore] | None:
-    """The base's scores, taken before anything is learned, once for all attempts."""
+    """The base's scores, taken before anything is learned."""
     if exam is None or not inputs.resolved.evaluation.compare_with_base:
         return None
-    store = inputs.store
-    if store.exists(BASE_SCORES):
-        return [RowScore.model_validate(item) for item in json.loads(store.get(BASE_SCORES))]
-    print(f"evaluating the base on {len(exam.rows)} held-out rows", flush=True)
-    scores = score(model, exam, numerics)
-    store.put(BASE_SCORES, json.dumps([each.wire() for each in scores]).encode())
-    return scores
+
+    def scored() -> list[RowScore]:
+        print(f"evaluating the base on {len(exam.rows)} held-out rows", flush=True)
+        return score(model, exam, numerics)
+
+    return kept_scores(inputs.store, "base-scores", scored)
 
 
 def validation(

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from finetune_api.artifacts import CHECKPOINTS, MANIFEST
+from finetune_api.artifacts import MANIFEST
 from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.finetunejob_status import ResolvedBaseModel
 from finetune_api.v1alpha1.references import EarlierAdapter
@@ -13,9 +13,9 @@ from finetune_stage.scores import RowScore
 from finetune_storage import Store, digest_of, fetch_folder
 from finetune_storage.folders import parse_manifest
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.kept import kept_scores
 
 CONFIG = "adapter_config.json"
-SCORES = f"{CHECKPOINTS}/previous-scores.json"
 
 
 def pinned(
@@ -55,18 +55,18 @@ def _identity(base: ResolvedBaseModel) -> str:
 
 
 def scores(model: Any, inputs: Inputs, score: Callable[[Any], list[RowScore]]) -> list[RowScore] | None:
-    """The outcomes, once for all attempts; the model is afterwards as it was. None where no adapter is named."""
+    """The outcomes; the model is afterwards as it was. None where no adapter is named."""
     stated = inputs.resolved.evaluation.previous
     if stated is None:
         return None
-    if inputs.store.exists(SCORES):
-        return [RowScore.model_validate(item) for item in json.loads(inputs.store.get(SCORES))]
-    print("evaluating the previous adapter", flush=True)
-    folder = inputs.work / "previous"
-    fetch_folder(store_of(stated, inputs.places), "", folder, stated.digest)
-    found = _scored(model, str(folder), score)
-    inputs.store.put(SCORES, json.dumps([each.wire() for each in found]).encode())
-    return found
+
+    def scored() -> list[RowScore]:
+        print("evaluating the previous adapter", flush=True)
+        folder = inputs.work / "previous"
+        fetch_folder(store_of(stated, inputs.places), "", folder, stated.digest)
+        return _scored(model, str(folder), score)
+
+    return kept_scores(inputs.store, "previous-scores", scored)
 
 
 def _scored(model: Any, folder: str, score: Callable[[Any], list[RowScore]]) -> list[RowScore]:

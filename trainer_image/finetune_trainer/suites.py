@@ -1,10 +1,10 @@
 """Rows of other tasks under base and tuned model: what was forgotten."""
 
-import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
-from finetune_api.artifacts import CHECKPOINTS, PreparedSuite
+from finetune_api.artifacts import PreparedSuite
 from finetune_api.matrix import ANSWERED
 from finetune_api.v1alpha1.finetunejob_status import SuiteStatus
 from finetune_stage.gate import gains
@@ -13,6 +13,7 @@ from finetune_stage.scores import EvaluationFile, Gain, RowScore, SuiteScores, f
 from finetune_trainer.encode import encoder, stop_tokens
 from finetune_trainer.exam import Exam
 from finetune_trainer.inputs import Inputs
+from finetune_trainer.kept import kept_scores
 from finetune_trainer.machine import Numerics
 
 LONGEST_ROW = 8_192
@@ -61,19 +62,13 @@ def _exam(inputs: Inputs, suite: PreparedSuite, base: Any) -> Exam:
 
 
 def base_scores(model: Any, asked: dict[str, Exam], inputs: Inputs, numerics: Numerics) -> Scores:
-    """The base's, taken before anything is learned, once for all attempts; empty where the base is not evaluated."""
+    """The base's, taken before anything is learned; empty where the base is not evaluated."""
     if not inputs.resolved.evaluation.compare_with_base:
         return {}
-    return {name: _stored(model, exam, inputs, numerics) for name, exam in asked.items()}
-
-
-def _stored(model: Any, exam: Exam, inputs: Inputs, numerics: Numerics) -> list[RowScore]:
-    key = f"{CHECKPOINTS}/base-scores-{exam.split}.json"
-    if inputs.store.exists(key):
-        return [RowScore.model_validate(item) for item in json.loads(inputs.store.get(key))]
-    scores = _scored(model, exam, numerics, "base")
-    inputs.store.put(key, json.dumps([each.wire() for each in scores]).encode())
-    return scores
+    return {
+        name: kept_scores(inputs.store, f"base-scores-{name}", partial(_scored, model, exam, numerics, "base"))
+        for name, exam in asked.items()
+    }
 
 
 def tuned_scores(model: Any, asked: dict[str, Exam], base: Scores, numerics: Numerics) -> dict[str, SuiteScores]:
