@@ -1,6 +1,5 @@
 """What the train stage reads: resolved.json and the prepared data of the job's folder, verified; and nothing else."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from finetune_api.model import Digest, first_fault
 from finetune_api.reasons import Failure, Reason
 from finetune_stage.outcome import Places
 from finetune_stage.rows import Row, Splits, fetch_rows, held_out
-from finetune_storage import Store
+from finetune_storage import Store, digest_of
 
 
 @dataclass(frozen=True)
@@ -47,5 +46,4 @@ def read_inputs(store: Store, places: Places) -> Inputs:
             Reason.ARTIFACT_CORRUPT, f"{store.uri(RESOLVED)} is not a resolved configuration: {first_fault(error)}"
         ) from None
     splits = fetch_rows(store, places, resolved.splits, resolved.data_digest)
-    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    return Inputs(resolved, digest, splits, store, places)
+    return Inputs(resolved, digest_of(data), splits, store, places)

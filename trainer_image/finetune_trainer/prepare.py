@@ -32,6 +32,7 @@ from finetune_api.reasons import Failure, Reason
 from finetune_api.v1alpha1.dataset import Quality
 from finetune_api.v1alpha1.evaluation import EvaluationSpec
 from finetune_api.v1alpha1.finetunejob_status import (
+    Choice,
     PlanStatus,
     ResolvedBaseModel,
     TrainerMetric,
@@ -260,7 +261,7 @@ def _publish(
             adapter=plan.adapter,
             training=plan.training,
             evaluation=plan.evaluation,
-            forecast=PlanStatus(choices=[], steps=plan.training.steps, **plan.forecast._asdict()),
+            forecast=_plan_status(plan, []),
             suites=checked.suites,
             tracking=config.spec.tracking,
             card=config.spec.output.card,
@@ -270,11 +271,11 @@ def _publish(
     )
     store.put(RESOLVED, resolved)
     status = dataset_status(checked.data, checked.found, [split.statistics for split in splits], digest_of(resolved))
-    return Outcome(dataset=status, plan=_plan_status(plan, choices))
+    return Outcome(dataset=status, plan=_plan_status(plan, choices.made))
 
 
-def _plan_status(plan: Plan, choices: Choices) -> PlanStatus:
-    return PlanStatus(choices=choices.made, steps=plan.training.steps, **plan.forecast._asdict())
+def _plan_status(plan: Plan, choices: list[Choice]) -> PlanStatus:
+    return PlanStatus(choices=choices, steps=plan.training.steps, **plan.forecast._asdict())
 
 
 def _splits(checked: Checked, plan: Plan, method: str) -> list[PreparedSplit]:

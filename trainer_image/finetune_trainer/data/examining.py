@@ -23,9 +23,7 @@ from finetune_trainer.data.splits import Prepared, refuse_invalid
 from finetune_trainer.data.survey import Survey
 from finetune_trainer.data.tokenizing import Remembering, ToolCheck, one_ahead, texts_of
 from finetune_trainer.data.words import own_text, runs
-from finetune_trainer.encode import Encoder, Example, Pair
-
-ROWS_AT_A_TIME = 1000
+from finetune_trainer.encode import ROWS_AT_A_TIME, Encoder, Example, Pair
 
 
 @dataclass
