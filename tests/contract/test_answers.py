@@ -146,7 +146,7 @@ def test_a_prompt_is_read_whole_however_short_the_training_rows_are(
 
 def test_a_row_of_another_task_may_be_longer_than_a_batch(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = tiny
-    rows = [{"prompt": "x" * 100 * many, "completion": " red"} for many in (1, 2)]
+    rows = [{"prompt": "x" * 100 * many, "completion": " red" * 20 * many} for many in (1, 2)]
     exam = an_exam(tokenizer, rows, metrics=frozenset({"Loss"}), max_length=256)
     whole = score(model, exam, Numerics("cpu", bf16=False))
     monkeypatch.setitem(evaluate.LOGIT_BYTES, "cpu", 4 * 320 * 7)
