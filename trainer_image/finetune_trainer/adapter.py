@@ -52,8 +52,7 @@ def add_adapter(
     _check_patterns(model, adapter, linear)
     config = CONFIGS[adapter.type](model, adapter, task)
     if fresh.modules:
-        config.modules_to_save = list(fresh.modules)
-        config.exclude_modules = [*(getattr(config, "exclude_modules", None) or ()), *fresh.modules]  # Prefix has none
+        config.modules_to_save = config.exclude_modules = list(fresh.modules)  # no base with a head is in REFUSED
     if fresh.rows:
         config.trainable_token_indices = new_tokens.trained_rows(model, fresh.rows)
     torch.manual_seed(seed)
