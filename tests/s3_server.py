@@ -64,7 +64,7 @@ class S3Server:
             "s3.autoCreateBucket": "false",
             "s3.port.iceberg": 0,
             "s3.port.lance": 0,
-            "volume.max": 2000,  # every bucket takes seven, and waits for ever where there is none
+            "volume.max": 20000,  # every bucket takes seven, and waits for ever where there is none; tests take one each
             "master.volumeSizeLimitMB": 64,
             "master.telemetry": "false",
         }
