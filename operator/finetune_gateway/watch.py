@@ -34,6 +34,8 @@ class ServerWatch:
             # While an adapter loads nothing else may change, and what the server lists is about to.
             if not self._tools.server.lock.locked():
                 await self._check()
+            if not self._tools.server.up.is_set():
+                self._look.clear()  # its own try has gone the clients' way, and failed like theirs: it would never rest
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(WATCH_SECONDS):
                     await self._look.wait()
