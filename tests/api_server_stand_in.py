@@ -68,9 +68,13 @@ class Server:
         return [body for (known, _), body in self.bodies.items() if known == kind]
 
 
-def an_actor(server: Server, *known: dict[str, Any]) -> tuple[Actor, Cache]:
+def an_actor(server: Any, *known: dict[str, Any]) -> tuple[Actor, Cache]:
     cache = Cache()
     for body in known:
         cache.store(body["kind"], body)
     sources = Sources(SETTINGS, cache, ReportStore(since=act.utc_now()), {})
-    return Actor(server, sources, lambda kind, body: cache.store(kind, body) or None), cache  # type: ignore[arg-type]
+
+    def seen(kind: str, body: dict[str, Any]) -> None:
+        cache.store(kind, body)
+
+    return Actor(server, sources, seen), cache

@@ -134,13 +134,13 @@ class TestWithClock:
     def test_the_day_is_kept_where_the_template_asks_for_it(self, prepare: Prepare, store: Store) -> None:
         store.put("base/chat_template.jinja", self.TEMPLATE.encode())
         before = datetime.now(UTC).date()
-        prepare([CHAT]).prepared  # noqa: B018
+        assert prepare([CHAT]).prepared
         day = resolved_of(store).day
         assert day is not None
         assert before <= day <= datetime.now(UTC).date()
         assert day.strftime("%d %b %Y") in store.get("out/team-a/job/uid-1/data/preview.txt").decode().replace("|", "")
         store.put("base/chat_template.jinja", CHAT_TEMPLATE.encode())
-        prepare([CHAT]).prepared  # noqa: B018
+        assert prepare([CHAT]).prepared
         assert resolved_of(store).day is None
 
 

@@ -86,7 +86,7 @@ class TestWhatItWrites:
 
     def test_own_column_names_are_mapped(self, prepare: Prepare, store: Store, bucket: str) -> None:
         columns = {"prompt": "question", "completion": "answer"}
-        prepare([{"question": "a?", "answer": "b"}], dataset=dataset(bucket, columns=columns)).prepared  # noqa: B018
+        assert prepare([{"question": "a?", "answer": "b"}], dataset=dataset(bucket, columns=columns)).prepared
         assert rows_of(store, "train") == [{"prompt": "a?", "completion": "b"}]
 
     def test_raw_text_for_a_model_from_a_config(self, prepare: Prepare, store: Store, tmp_path: Path) -> None:

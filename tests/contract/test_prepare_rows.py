@@ -44,7 +44,7 @@ class TestBrokenRows:
         rows = [{"prompt": f"{i}?", "completion": " red" if i % 2 else " blue"} for i in range(8)]
         labels = {"labels": ["red", "blue"]}
         split = dataset(bucket, split={"test": 0.25})
-        prepare(rows, dataset=split, evaluation=labels).prepared  # noqa: B018
+        assert prepare(rows, dataset=split, evaluation=labels).prepared
         message = prepare([*rows, {"prompt": "9?", "completion": "green"}], dataset=split, evaluation=labels).failure(
             Reason.DATA_INVALID
         )
@@ -70,7 +70,7 @@ class TestBrokenRows:
 
     def test_the_report_is_a_page_before_anything_is_trained(self, prepare: Prepare, store: Store, bucket: str) -> None:
         rows = [*answers(3), *[{"prompt": "a", "completion": ""}] * 2]
-        prepare(rows, dataset=dataset(bucket, quality={"onInvalidRow": "Drop"})).prepared  # noqa: B018
+        assert prepare(rows, dataset=dataset(bucket, quality={"onInvalidRow": "Drop"})).prepared
         report = DataReport.model_validate_json(store.get("out/team-a/job/uid-1/data/report.json"))
         assert [(kind.name, kind.rows) for kind in report.invalid_kinds] == [("completion: an empty string", 2)]
         assert report.near_duplicates is None, "nobody looked for them"
@@ -106,7 +106,7 @@ class TestMethodAndFormat:
         plain = CHAT_TEMPLATE.replace("{% generation %}", "").replace("{% endgeneration %}", "")
         store.put("base/chat_template.jinja", plain.encode())
         assert "assistantOnlyLoss" in prepare([CHAT]).failure(Reason.CONFIG_INVALID)
-        prepare([CHAT], method={"sft": {"assistantOnlyLoss": False}}).prepared  # noqa: B018
+        assert prepare([CHAT], method={"sft": {"assistantOnlyLoss": False}}).prepared
 
     def test_rows_that_the_chat_template_refuses(self, prepare: Prepare, store: Store, bucket: str) -> None:
         refusing = "{{ raise_exception('no system role') if messages[0]['role'] == 'system' }}"

@@ -4,6 +4,7 @@
 keeps every value it is sent: none is sent of which the run has one, by name and step.
 """
 
+import importlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -92,7 +93,7 @@ class Run:
 def load(retries: int) -> None:
     """Import the library, and bound its requests. In the main thread: another one should neither import nor set variables."""
     os.environ |= BOUNDS | {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(retries)}
-    import mlflow.store.tracking.rest_store  # noqa: F401
+    importlib.import_module("mlflow.store.tracking.rest_store")
 
 
 def begin(stated: MlflowTracking, resolved: Resolved, secrets_dir: Path, now: int) -> Run:

@@ -20,7 +20,8 @@ async def test_a_server_that_is_away_is_asked_again_after_a_while_and_not_at_onc
 
     server = SimpleNamespace(up=asyncio.Event(), lock=asyncio.Lock())
     tools: Any = SimpleNamespace(server=server, complete=complete, changed=lambda: None)
-    watch = asyncio.create_task(ServerWatch(tools, SimpleNamespace(adapters=[]), look).run())  # type: ignore[arg-type]
+    pool: Any = SimpleNamespace(adapters=[])
+    watch = asyncio.create_task(ServerWatch(tools, pool, look).run())
     for _ in range(100):  # turns of the loop, of which a try takes a few
         await asyncio.sleep(0)
     assert tries == ["base"]

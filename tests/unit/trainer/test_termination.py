@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 
@@ -95,8 +96,9 @@ class TestTerminationMessage:
         assert exit_code(summary) == EXIT_CODES[reason]
 
     def test_a_bug_says_where(self) -> None:
+        no_dataclass: Any = object()
         try:
-            dataclasses.replace(object())  # type: ignore[type-var]
+            dataclasses.replace(no_dataclass)
         except TypeError as caught:
             summary = failed("Train", caught)
         assert summary.error is not None
