@@ -131,7 +131,7 @@ def overfitted(seen: Evidence) -> Diagnosis | None:
     return Diagnosis(
         kind="Overfitting",
         message=f"The training loss fell from {seen.begun:.3g} to {seen.ended:.3g}, the held-out loss is {seen.tuned_loss:.3g}{base}, after "
-        f"{seen.passes:.1f} passes over {seen.train_rows} rows. Use fewer training.epochs, more rows, or a smaller adapter.rank.",
+        f"{seen.passes:.1f} passes over {seen.train_rows} rows. Use fewer training.epochs, more rows, or an adapter of lower rank.",
     )
 
 
@@ -142,7 +142,7 @@ def underfitted(seen: Evidence) -> Diagnosis | None:
     return Diagnosis(
         kind="Underfitting",
         message=f"The training loss was {seen.begun:.3g} at first and {seen.ended:.3g} at the end of {seen.losses[-1][0]} steps. "
-        f"Raise training.learningRate (now {seen.learning_rate:g}), training.epochs or adapter.rank, or check that the answers can be told from the prompts.",
+        f"Raise training.learningRate (now {seen.learning_rate:g}), training.epochs or an adapter's rank, or check that the answers can be told from the prompts.",
     )
 
 
@@ -172,7 +172,7 @@ def forgetful(seen: Evidence) -> Diagnosis | None:
         kind="Forgetting",
         message=f"On {worst.rows} rows of suite {worst.suite}, {worst.metric} went from {worst.base:.3g} to {worst.tuned:.3g} (gain "
         f"{worst.gain.value:+.3g}, 95 % interval {worst.gain.low:+.3g} to {worst.gain.high:+.3g}). Add rows of that kind to the "
-        "training rows, or lower training.learningRate, training.epochs or adapter.rank.",
+        "training rows, or lower training.learningRate, training.epochs or an adapter's rank.",
     )
 
 
