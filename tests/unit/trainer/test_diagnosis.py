@@ -72,5 +72,5 @@ def test_a_diagnosis_names_its_numbers_and_what_to_change() -> None:
     [found] = diagnose(replace(GOOD, tuned_loss=2.5))
     assert found.message == (
         "The training loss fell from 2.03 to 0.495, the held-out loss is 2.5 (the base's 2.2), after 3.0 passes over 2000 rows. "
-        "Use fewer training.epochs, more rows, or a smaller adapter.rank."
+        "Use fewer training.epochs, more rows, or an adapter of lower rank."
     )
